@@ -1,0 +1,1 @@
+"""WHERE trials run: Ray sessions, placement groups and warm gangs of ranks."""

@@ -1,0 +1,1 @@
+"""HOW one trial runs: masks, pruning, rewinding, the DeepSpeed engine (no Ray, no MLflow)."""
