@@ -1,0 +1,273 @@
+"""What the packages hand each other: requests, results, and the protocols between them.
+
+Plain data and protocols only, so that planning and reading never import torch or Ray.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import Field
+
+from search_spaces.canonical import Frozen
+from search_spaces.trial import Outputs, TrialSpec
+
+
+class TrialState(StrEnum):
+    """States of a trial. Values are added, never removed."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    SKIPPED = "SKIPPED"
+    BLOCKED = "BLOCKED"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the trial will not change its state again within this run."""
+        return self not in (TrialState.PENDING, TrialState.RUNNING)
+
+
+class FailureClass(StrEnum):
+    """Why an attempt failed; each class has its own retry budget (DESIGN section 5.5)."""
+
+    USER_ERROR = "user_error"  # the request itself is wrong: never retried
+    DIVERGED = "diverged"  # NaN or infinite loss
+    OUT_OF_MEMORY = "out_of_memory"
+    INFRASTRUCTURE = "infrastructure"  # a process, node or connection died
+    ERROR = "error"  # anything else that the trial raised
+
+
+class ArtifactInfo(Frozen):
+    """A file that a trial left in its attempt's folder."""
+
+    name: str
+    sha256: str
+    num_bytes: int = Field(ge=0)
+
+
+class MaskInfo(Frozen):
+    """What a mask is, without its bits."""
+
+    sha256: str = Field(description="Of the prunable set and the packed bits.")
+    num_weights: int = Field(description="N.")
+    num_removed: int = Field(description="K.")
+    num_ties: int = Field(default=0, description="Weights equal to the threshold.")
+    kept_per_matrix: dict[str, int] = Field(description="Weights kept, by canonical name.")
+    sparsity_per_matrix: dict[str, float] = Field(description="By canonical name.")
+    collapsed: tuple[str, ...] = Field(
+        default=(), description="Matrices left with under 1% of their weights."
+    )
+
+    @property
+    def sparsity(self) -> float:
+        """K / N."""
+        return self.num_removed / self.num_weights
+
+
+class MaskArtifact(Frozen):
+    """A mask file and what is in it."""
+
+    file: ArtifactInfo
+    mask: MaskInfo
+
+
+class Proof(Frozen):
+    """What a trial proved about itself, bit by bit (SCIENCE 7, DESIGN section 5.8)."""
+
+    num_start_tensors_equal_theta0: int = Field(
+        description="Backbone tensors whose masters equalled theta_0 x mask bit for bit."
+    )
+    num_masked_zero_in_model: int = Field(description="Masked weights, all +0.0 after training.")
+    num_masked_zero_in_masters: int = Field(description="The same in the fp32 masters.")
+
+
+class NumericsClass(Frozen):
+    """Bit equality is promised only within one of these (SCIENCE 22)."""
+
+    device: str = Field(description="'cpu' or the GPU's name.")
+    dtype: str
+    layout: str = Field(description="'unpadded' or 'padded'.")
+    num_ranks: int
+    micro_batch_size: int
+    num_threads: int
+    versions: dict[str, str] = Field(description="Of torch, transformers and deepspeed.")
+
+
+class SplitScore(Frozen):
+    """All metrics of one split, computed once over the whole split (SCIENCE 12)."""
+
+    metrics: dict[str, float]
+    num_examples: int
+    constant_predictor: bool = Field(description="Whether all predictions were equal.")
+
+
+class TrialResult(Frozen):
+    """What a finished trial returns; small enough to travel."""
+
+    trial_key: str
+    attempt: str
+    scores: dict[str, SplitScore] = Field(description="By split: 'select', 'report', ...")
+    metric: str = Field(description="The primary metric's name.")
+    losses: tuple[tuple[int, float], ...] = Field(description="(step, training loss), thinned.")
+    num_steps: int
+    num_train_tokens: int
+    num_truncated: int = Field(description="Training examples cut at max_length.")
+    input_mask: MaskInfo | None = None
+    masks: dict[str, MaskArtifact] = Field(default_factory=dict, description="By artifact name.")
+    artifacts: dict[str, ArtifactInfo] = Field(default_factory=dict, description="All files.")
+    proof: Proof
+    numerics: NumericsClass
+    seconds: dict[str, float] = Field(description="load, train, evaluate, prune, total.")
+    peak_memory_gib: float
+    host: str
+    started_at: str = Field(description="UTC, ISO 8601.")
+
+    def primary(self, split: str) -> float:
+        """Return the primary metric on a split."""
+        return self.scores[split].metrics[self.metric]
+
+
+class ModelPlace(Frozen):
+    """Where a model's files are; not part of any identity."""
+
+    folder: str = Field(description="Local folder with config.json, weights and tokenizer.")
+
+
+class TaskPlace(Frozen):
+    """Where a task's data are and how they are read; not part of any identity by itself."""
+
+    name: str
+    source: dict[str, Any] = Field(description="search_spaces.tasks.TaskSource as plain data.")
+    select: dict[str, Any] = Field(description="search_spaces.splits.SelectRule as plain data.")
+
+
+class ArtifactRef(Frozen):
+    """A committed file of another trial, with the hash it must have."""
+
+    uri: str
+    sha256: str
+
+
+class Compute(Frozen):
+    """How a trial is run; decides speed and numerics class, never identity."""
+
+    num_ranks: int = Field(default=1, ge=1)
+    num_threads: int = Field(default=1, ge=1, description="CPU threads of each rank.")
+    num_gpus_per_rank: float = Field(default=0, ge=0)
+    micro_batch_size: int | None = Field(default=None, ge=1, description="None = whole share.")
+    layout: Literal["unpadded", "padded"] = "unpadded"
+
+
+class TrialRequest(Frozen):
+    """Everything that a gang needs to run one attempt of one trial."""
+
+    spec: TrialSpec
+    label: str = Field(description="Readable name for dashboards.")
+    attempt: str = Field(description="Fencing token: names the attempt's folder.")
+    attempt_uri: str = Field(description="Folder in the store that this attempt writes to.")
+    outputs: Outputs
+    model: ModelPlace
+    task: TaskPlace
+    mask_file: ArtifactRef | None = Field(default=None, description="Of spec.mask_parent.")
+    carry_file: ArtifactRef | None = Field(default=None, description="Of spec.carry_from.")
+    cache_folder: str = Field(description="Node-local folder of the token cache.")
+    compute: Compute
+
+
+class Reporter(Protocol):
+    """Told by rank 0 how a trial gets on."""
+
+    def phase(self, name: str) -> None:
+        """A phase begins: load, train, evaluate, prune."""
+
+    def step(self, step: int, num_steps: int, loss: float) -> None:
+        """Some optimizer steps have been taken."""
+
+
+class SilentReporter:
+    """A reporter that tells nobody."""
+
+    def phase(self, name: str) -> None:
+        """Do nothing."""
+
+    def step(self, step: int, num_steps: int, loss: float) -> None:
+        """Do nothing."""
+
+
+class Progress(Frozen):
+    """How far a running attempt is."""
+
+    trial_key: str
+    phase: str
+    step: int
+    num_steps: int
+    loss: float
+
+
+class Succeeded(Frozen):
+    """An attempt returned its result; it is not yet committed."""
+
+    trial_key: str
+    attempt: str
+    result: TrialResult
+
+
+class Failed(Frozen):
+    """An attempt ended without a result."""
+
+    trial_key: str
+    attempt: str
+    failure: FailureClass
+    message: str = Field(description="One sentence for people.")
+    details: str = Field(default="", description="Remote traceback and log path.")
+
+
+Outcome = Succeeded | Failed
+
+
+class Executor(Protocol):
+    """Runs attempts of trials somewhere.
+
+    The contract, which one test class checks for every implementation: at most ``num_slots``
+    attempts run at once; each submitted attempt ends in exactly one outcome; a failure never
+    takes another attempt with it; ``close`` ends everything, may be called twice, and leaves no
+    process behind.
+    """
+
+    @property
+    def num_slots(self) -> int:
+        """Number of attempts that can run at once."""
+
+    @property
+    def description(self) -> str:
+        """Where trials run, for people."""
+
+    def submit(self, request: TrialRequest) -> None:
+        """Start an attempt; raises RuntimeError when no slot is free."""
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """Return the outcomes that are there, after at most ``timeout_s`` when there are none."""
+
+    def progress(self) -> list[Progress]:
+        """Return how far the running attempts are; never blocks."""
+
+    def close(self) -> None:
+        """End all attempts and free everything."""
+
+
+class Clock(Protocol):
+    """The outside world's time, faked in tests."""
+
+    def __call__(self) -> float:
+        """Return seconds since the epoch."""
+
+
+def attempt_folder(store_uri: str, trial_key: str, attempt: str) -> str:
+    """Return the URI of an attempt's folder: ``<store>/results/<key>/attempts/<attempt>``."""
+    root = store_uri if "://" in store_uri else str(Path(store_uri).absolute())
+    return f"{root.rstrip('/')}/results/{trial_key}/attempts/{attempt}"

@@ -1,0 +1,214 @@
+"""One trial as pure data: what is fine-tuned under which mask, and the key that names it.
+
+A trial's key knows what decides its result and nothing else: no method, schedule, round, sweep,
+attempt, host or world size. So a pruning round and a final fine-tune with the same mask, recipe
+and seed *are* one trial (SCIENCE 1), and all methods share one dense trial (SCIENCE 4). What a
+trial prunes afterwards is an output, named beside the key.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from search_spaces.canonical import Frozen, content_key
+from search_spaces.recipes import Recipe
+
+TRAINING_CODE_VERSION = 1  # raise when a change of the trainer changes results
+PruneMethod = Literal["global-magnitude", "layerwise-magnitude"]
+
+
+class ModelIdentity(Frozen):
+    """What a pre-trained model is, by content (SCIENCE 7)."""
+
+    family: str = Field(description="Architecture family, for example 'bert'.")
+    theta0_sha256: str = Field(description="Of the backbone's parameters.")
+    config_sha256: str = Field(description="Of the configuration that changes the function.")
+    tokenizer_sha256: str = Field(description="Of the tokenizer's files.")
+    prunable_sha256: str = Field(description="Of the prunable set: names and shapes, in order.")
+    num_prunable: int = Field(gt=0, description="N: weights in the prunable set.")
+
+
+class TaskIdentity(Frozen):
+    """What a task is, by content."""
+
+    problem: Literal["classification", "regression"]
+    num_labels: int = Field(gt=0, description="Outputs of the head; 1 for regression.")
+    metric: str = Field(description="Primary metric.")
+    data_sha256: str = Field(description="Of the data files and how they are read.")
+    select_sha256: str = Field(description="Of the rule that holds out the select split.")
+    num_train_examples: int = Field(gt=0, description="Examples trained on, fixed by hash.")
+    max_length: int = Field(gt=2, description="Tokens; longer inputs are truncated and counted.")
+
+
+class TrainedMask(Frozen):
+    """A mask pruned from a trial's trained weights: iterative or one-shot magnitude pruning."""
+
+    kind: Literal["trained"] = "trained"
+    parent: str = Field(description="Key of the trial whose weights were ranked.")
+    pruner: PruneMethod = "global-magnitude"
+    num_removed: int = Field(gt=0, description="K: weights removed of N.")
+
+
+class Theta0Mask(Frozen):
+    """The magnitude mask of the pre-trained weights: one-shot-theta0, no training needed."""
+
+    kind: Literal["theta0"] = "theta0"
+    num_removed: int = Field(gt=0)
+
+
+class RandomMask(Frozen):
+    """Control random-uniform: the first K weights of one seeded permutation are removed."""
+
+    kind: Literal["random-uniform"] = "random-uniform"
+    num_removed: int = Field(gt=0)
+    seed: int = Field(ge=0)
+
+
+class RandomLayerwiseMask(Frozen):
+    """Control random-layerwise: random within each matrix, at another mask's counts."""
+
+    kind: Literal["random-layerwise"] = "random-layerwise"
+    reference: TrainedMask
+    seed: int = Field(ge=0)
+
+
+MaskSource = Annotated[
+    TrainedMask | Theta0Mask | RandomMask | RandomLayerwiseMask, Field(discriminator="kind")
+]
+
+
+class TrialSpec(Frozen):
+    """What one trial is; ``trial_key`` is the sha256 of exactly this."""
+
+    model: ModelIdentity
+    task: TaskIdentity
+    recipe: Recipe
+    seed: int = Field(ge=0, description="Feeds the streams of SCIENCE 3.")
+    mask: MaskSource | None = Field(default=None, description="None = dense.")
+    carry_from: str | None = Field(
+        default=None, description="Key of the trial whose head or random streams go on here."
+    )
+    code_version: int = Field(ge=1, description="Of the trainer; always in the key.")
+
+    @property
+    def key(self) -> str:
+        """The trial's key: 64 hexadecimal characters."""
+        return content_key(self)
+
+    @property
+    def mask_parent(self) -> TrainedMask | None:
+        """The trained mask that must exist before this trial can start, if there is one."""
+        if isinstance(self.mask, TrainedMask):
+            return self.mask
+        return self.mask.reference if isinstance(self.mask, RandomLayerwiseMask) else None
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Keys of the trials that must have succeeded before this one can start."""
+        mask_parent = self.mask_parent
+        keys = [mask_parent.parent] if mask_parent else []
+        if self.carry_from:
+            keys.append(self.carry_from)
+        return tuple(dict.fromkeys(keys))
+
+    @property
+    def num_removed(self) -> int:
+        """K: weights that this trial's mask removes (0 = dense)."""
+        if self.mask is None:
+            return 0
+        if isinstance(self.mask, RandomLayerwiseMask):
+            return self.mask.reference.num_removed
+        return self.mask.num_removed
+
+
+class PruneOutput(Frozen):
+    """A mask that a trial shall leave behind, pruned from its trained weights."""
+
+    pruner: PruneMethod
+    num_removed: int = Field(gt=0)
+
+    @property
+    def artifact(self) -> str:
+        """Name of the mask file within the trial's results."""
+        return f"mask-{self.pruner}-{self.num_removed}.arrow"
+
+
+CARRY_ARTIFACT = "carry.safetensors"  # trained head and position in the random streams
+INPUT_MASK_ARTIFACT = "mask.arrow"  # the mask that the trial trained under
+
+
+class Outputs(Frozen):
+    """What a trial shall leave behind beside its scores; not part of its identity."""
+
+    prunes: tuple[PruneOutput, ...] = ()
+    carry: bool = False
+    input_mask: bool = Field(default=False, description="Keep the mask that it trained under.")
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """Names of the files that these outputs amount to."""
+        names = [prune.artifact for prune in self.prunes]
+        names += [CARRY_ARTIFACT] if self.carry else []
+        names += [INPUT_MASK_ARTIFACT] if self.input_mask else []
+        return tuple(names)
+
+    def merged(self, other: Outputs) -> Outputs:
+        """Return the union of two requests."""
+        prunes = {prune.artifact: prune for prune in (*self.prunes, *other.prunes)}
+        return Outputs(
+            prunes=tuple(prunes[name] for name in sorted(prunes)),
+            carry=self.carry or other.carry,
+            input_mask=self.input_mask or other.input_mask,
+        )
+
+
+Kind = Literal["dense", "round", "final", "control"]
+KIND_ORDER: tuple[Kind, ...] = ("dense", "final", "control", "round")  # which one names a trial
+
+
+class Role(Frozen):
+    """Why a sweep wants a trial; one trial may have several roles."""
+
+    kind: Kind
+    model: str = Field(description="The model's short name in the sweep.")
+    task: str = Field(description="The task's name in the sweep.")
+    method: str = Field(default="", description="imp, one-shot-theta0, ... or the control's name.")
+    seed: int = Field(description="The replicate: pairs tickets with dense (SCIENCE 4).")
+    search_seed: int = Field(description="Seed of the lineage that made the mask.")
+    round_index: int | None = Field(default=None, description="Rounds only; 0 is dense.")
+    level_index: int | None = Field(default=None, description="Place in the sweep's levels.")
+    sparsity: float = Field(default=0.0, ge=0, lt=1, description="K / N.")
+
+    @property
+    def label(self) -> str:
+        """A short readable name, as the Ray dashboard and the progress display show it."""
+        parts = [self.kind, self.task]
+        parts += [self.method] if self.method else []
+        parts += [f"r{self.round_index}"] if self.round_index is not None else []
+        parts += [f"{self.sparsity:.3g}"] if self.sparsity else []
+        return ":".join([*parts, f"s{self.seed}"])
+
+
+class Trial(Frozen):
+    """A trial within a sweep: its identity, why it is wanted and what it leaves behind."""
+
+    spec: TrialSpec
+    roles: tuple[Role, ...]
+    outputs: Outputs = Outputs()
+
+    @property
+    def key(self) -> str:
+        """The trial's key."""
+        return self.spec.key
+
+    @property
+    def kind(self) -> Kind:
+        """The role that names the trial: a judged role before a search role."""
+        return min((role.kind for role in self.roles), key=KIND_ORDER.index)
+
+    @property
+    def main_role(self) -> Role:
+        """The role whose kind names the trial."""
+        return next(role for role in self.roles if role.kind == self.kind)
