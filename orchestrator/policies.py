@@ -1,0 +1,59 @@
+"""Which trials a sweep adds or leaves out in the light of a result: pure, so that it replays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.graph import TrialGraph
+from search_spaces.contracts import TrialResult, TrialState
+from search_spaces.trial import Trial
+
+
+@dataclass(frozen=True)
+class Add:
+    """A trial joins the sweep; its parents are in the graph already."""
+
+    trial: Trial
+    reason: str
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A pending trial, and all that wait for it, are left out."""
+
+    key: str
+    reason: str
+
+
+Event = Add | Skip
+
+
+class SchedulerView(Protocol):
+    """What a policy may know of the scheduler."""
+
+    def state(self, key: str) -> TrialState:
+        """Return the state of a trial."""
+
+
+class Policy(Protocol):
+    """Decides on trials when a result is in.
+
+    A policy keeps no state of its own: a resumed sweep shows it the stored results again, in the
+    order of the graph, and must get the same events.
+    """
+
+    def on_result(
+        self, graph: TrialGraph, scheduler: SchedulerView, trial: Trial, result: TrialResult
+    ) -> list[Event]:
+        """Return what follows from a trial's result."""
+
+
+class LadderPolicy:
+    """Runs every level of every lineage, whatever the verdicts are (SCIENCE 17)."""
+
+    def on_result(
+        self, graph: TrialGraph, scheduler: SchedulerView, trial: Trial, result: TrialResult
+    ) -> list[Event]:
+        """Return no events: the whole ladder runs."""
+        return []

@@ -1,0 +1,326 @@
+"""What runs next: a pure, deterministic ask/tell state machine over the graph.
+
+It knows no executor, clock or store: whoever drives it says what happened and when. The same
+machine therefore serves a cluster and a simulated clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from orchestrator.costs import trial_flops
+from orchestrator.graph import TrialGraph
+from search_spaces.canonical import short
+from search_spaces.contracts import FailureClass, TrialState
+from search_spaces.trial import Trial
+
+RetryBudgets = Mapping[FailureClass, int]  # retries of one trial, by the class of its failures
+
+DEFAULT_BUDGETS: RetryBudgets = MappingProxyType(
+    {
+        FailureClass.DIVERGED: 1,
+        FailureClass.OUT_OF_MEMORY: 1,
+        FailureClass.INFRASTRUCTURE: 5,
+        FailureClass.ERROR: 1,
+    }
+)
+BACKOFF_BASE_S = 5.0  # before the first retry after an infrastructure failure; then doubled
+BACKOFF_LIMIT_S = 300.0
+
+
+class SchedulerError(ValueError):
+    """The driver told something that cannot have happened in the trial's state."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a trial did not succeed.
+
+    Attributes:
+        key: The trial in which it began: the trial itself or an ancestor.
+        failure: Class of the failure; None when a policy skipped the trial.
+        message: One sentence for people.
+    """
+
+    key: str
+    failure: FailureClass | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows from a failed attempt.
+
+    Attributes:
+        will_retry: Whether the trial is pending again.
+        not_before: Seconds since the epoch before which it does not start again.
+        blocked: Descendants that can no longer run, nearest first; empty on a retry.
+    """
+
+    will_retry: bool
+    not_before: float = 0.0
+    blocked: tuple[str, ...] = ()
+
+
+class Scheduler:
+    """Keeps the state of every trial and says which are ready.
+
+    Ready trials are ordered by the work of the longest chain that begins with them, longest
+    first, then by the order in which the trials were given.
+    """
+
+    def __init__(self, graph: TrialGraph, budgets: RetryBudgets = DEFAULT_BUDGETS) -> None:
+        self._graph = graph
+        self._budgets = budgets
+        self._states: dict[str, TrialState] = {}
+        self._counts: Counter[TrialState] = Counter()
+        self._causes: dict[str, Cause] = {}
+        self._num_failures: Counter[tuple[str, FailureClass]] = Counter()
+        self._num_unmet: dict[str, int] = {}
+        self._chains: dict[str, float] = {}
+        self._order = {key: index for index, key in enumerate(graph)}
+        self._ready: list[tuple[float, int, str]] = []  # sorted
+        self._delayed: list[tuple[float, int, str]] = []  # heap by time
+        self._not_before: dict[str, float] = {}
+        for key in graph:
+            self._register(key)
+        for key in reversed(graph.topological_order()):
+            self._chains[key] = self._chain_from(key)
+        for key in graph:
+            self._offer(key)
+
+    def ready(self, now: float, limit: int | None = None) -> list[str]:
+        """Return the trials that may start now, most urgent first.
+
+        Args:
+            now: Seconds since the epoch; retries whose back-off has passed are among them.
+            limit: Return at most this many; None = all.
+        """
+        while self._delayed and self._delayed[0][0] <= now:
+            not_before, _, key = heapq.heappop(self._delayed)
+            if self._not_before.get(key) == not_before:  # else skipped or reused meanwhile
+                del self._not_before[key]
+                self._offer(key)
+        return [key for _, _, key in self._ready[:limit]]
+
+    def next_wakeup(self, now: float) -> float | None:
+        """Return the seconds until the next retry's back-off has passed; None = no retry waits."""
+        while self._delayed and self._not_before.get(self._delayed[0][2]) != self._delayed[0][0]:
+            heapq.heappop(self._delayed)
+        return max(0.0, self._delayed[0][0] - now) if self._delayed else None
+
+    def start(self, key: str, attempt: str) -> None:
+        """Mark a ready trial as running.
+
+        Raises:
+            SchedulerError: When the trial is not ready.
+        """
+        if not self._is_offered(key):
+            raise SchedulerError(
+                f"Attempt {attempt} of trial {short(key)} cannot start: "
+                f"it is {self._states[key]} and not ready."
+            )
+        self._set_state(key, TrialState.RUNNING)
+
+    def succeed(self, key: str) -> None:
+        """Mark a running trial as succeeded; its children may become ready.
+
+        Raises:
+            SchedulerError: When the trial is not running.
+        """
+        self._require(key, TrialState.RUNNING, "succeed")
+        self._finish_well(key)
+
+    def reuse(self, key: str) -> None:
+        """Mark a pending trial as succeeded because its result exists already.
+
+        Raises:
+            SchedulerError: When the trial is not pending.
+        """
+        self._require(key, TrialState.PENDING, "be reused")
+        self._finish_well(key)
+
+    def fail(self, key: str, failure: FailureClass, message: str, now: float) -> Decision:
+        """Take note of a failed attempt, and decide between a retry and the end.
+
+        Args:
+            key: A running trial.
+            failure: Its class; each class has its own budget, and a user error has none.
+            message: One sentence for people.
+            now: Seconds since the epoch.
+
+        Raises:
+            SchedulerError: When the trial is not running.
+        """
+        self._require(key, TrialState.RUNNING, "fail")
+        self._num_failures[key, failure] += 1
+        num_failures = self._num_failures[key, failure]
+        if failure is not FailureClass.USER_ERROR and num_failures <= self._budgets.get(failure, 0):
+            return self._retry(key, now + backoff_s(failure, num_failures))
+        self._set_state(key, TrialState.FAILED)
+        cause = Cause(key, failure, message)
+        self._causes[key] = cause
+        return Decision(False, blocked=self._spread(key, TrialState.BLOCKED, cause))
+
+    def skip(self, key: str, reason: str) -> tuple[str, ...]:
+        """Leave out a pending trial and every pending trial that waits for it.
+
+        Returns:
+            The keys that are now SKIPPED, the trial itself first.
+
+        Raises:
+            SchedulerError: When the trial is not pending.
+        """
+        self._require(key, TrialState.PENDING, "be skipped")
+        cause = Cause(key, None, reason)
+        self._set_state(key, TrialState.SKIPPED)
+        self._causes[key] = cause
+        return (key, *self._spread(key, TrialState.SKIPPED, cause))
+
+    def add(self, trial: Trial) -> str:
+        """Add a trial to the graph and return its key.
+
+        A trial below a failed or skipped one is blocked or skipped at once.
+
+        Raises:
+            GraphError: When the trial is known already or a parent is missing.
+        """
+        key = self._graph.add(trial)
+        self._order[key] = len(self._order)
+        self._register(key)
+        self._lengthen_chains(key)
+        for parent in self._graph.parents(key):
+            if parent in self._causes:
+                cause = self._causes[parent]
+                state = TrialState.BLOCKED if cause.failure else TrialState.SKIPPED
+                self._set_state(key, state)
+                self._causes[key] = cause
+                return key
+        self._offer(key)
+        return key
+
+    def cancel(self) -> tuple[str, ...]:
+        """Give up every trial that has not finished, and return their keys."""
+        open_keys = tuple(key for key, state in self._states.items() if not state.is_finished)
+        for key in open_keys:
+            self._set_state(key, TrialState.CANCELLED)
+        return open_keys
+
+    def state(self, key: str) -> TrialState:
+        """Return the state of a trial."""
+        return self._states[key]
+
+    def cause(self, key: str) -> Cause | None:
+        """Return why a trial failed, was blocked or was skipped; None for any other."""
+        return self._causes.get(key)
+
+    def counts(self) -> dict[TrialState, int]:
+        """Return the number of trials in every state."""
+        return {state: self._counts[state] for state in TrialState}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no trial is pending or running."""
+        return not self._counts[TrialState.PENDING] and not self._counts[TrialState.RUNNING]
+
+    def _register(self, key: str) -> None:
+        self._states[key] = TrialState.PENDING
+        self._counts[TrialState.PENDING] += 1
+        parents = self._graph.parents(key)
+        self._num_unmet[key] = sum(
+            self._states.get(parent) is not TrialState.SUCCEEDED for parent in parents
+        )
+
+    def _chain_from(self, key: str) -> float:
+        """Return the work of the longest chain that begins with a trial, in FLOP."""
+        below = max((self._chains[child] for child in self._graph.children(key)), default=0.0)
+        return trial_flops(self._graph[key].spec) + below
+
+    def _lengthen_chains(self, key: str) -> None:
+        """Compute the chain of a new trial, and of the ancestors whose chain it lengthens."""
+        self._chains[key] = self._chain_from(key)
+        queue = [key]
+        for child in queue:  # grows while it is read
+            for parent in self._graph.parents(child):
+                longer = trial_flops(self._graph[parent].spec) + self._chains[child]
+                if longer > self._chains[parent]:
+                    self._move_up(parent, longer)
+                    queue.append(parent)
+
+    def _move_up(self, key: str, chain: float) -> None:
+        offered = self._is_offered(key)
+        self._withdraw(key)
+        self._chains[key] = chain
+        if offered:
+            self._offer(key)
+
+    def _rank(self, key: str) -> tuple[float, int, str]:
+        return (-self._chains[key], self._order[key], key)
+
+    def _offer(self, key: str) -> None:
+        """Put a trial among the ready ones if nothing is in its way."""
+        is_pending = self._states[key] is TrialState.PENDING
+        if is_pending and not self._num_unmet[key] and key not in self._not_before:
+            insort(self._ready, self._rank(key))
+
+    def _is_offered(self, key: str) -> bool:
+        rank = self._rank(key)
+        place = bisect_left(self._ready, rank)
+        return place < len(self._ready) and self._ready[place] == rank
+
+    def _withdraw(self, key: str) -> None:
+        if self._is_offered(key):
+            del self._ready[bisect_left(self._ready, self._rank(key))]
+
+    def _set_state(self, key: str, state: TrialState) -> None:
+        self._withdraw(key)
+        self._not_before.pop(key, None)
+        self._counts[self._states[key]] -= 1
+        self._counts[state] += 1
+        self._states[key] = state
+
+    def _finish_well(self, key: str) -> None:
+        self._set_state(key, TrialState.SUCCEEDED)
+        for child in self._graph.children(key):
+            self._num_unmet[child] -= 1
+            self._offer(child)
+
+    def _retry(self, key: str, not_before: float) -> Decision:
+        self._set_state(key, TrialState.PENDING)
+        self._not_before[key] = not_before
+        heapq.heappush(self._delayed, (not_before, self._order[key], key))
+        return Decision(True, not_before=not_before)
+
+    def _spread(self, key: str, state: TrialState, cause: Cause) -> tuple[str, ...]:
+        """Give every pending trial that waits for ``key`` a final state, and return them."""
+        reached: list[str] = []
+        queue = list(self._graph.children(key))
+        for child in queue:  # grows while it is read
+            if self._states[child] is TrialState.PENDING:
+                self._set_state(child, state)
+                self._causes[child] = cause
+                reached.append(child)
+                queue.extend(self._graph.children(child))
+        return tuple(reached)
+
+    def _require(self, key: str, state: TrialState, action: str) -> None:
+        if self._states[key] is not state:
+            raise SchedulerError(
+                f"Trial {short(key)} is {self._states[key]} and cannot {action}; "
+                f"only a {state} trial can."
+            )
+
+
+def backoff_s(failure: FailureClass, num_failures: int) -> float:
+    """Return the seconds to wait after a trial's n-th failure of one class.
+
+    Only infrastructure is given time to recover; it does not help against any other failure.
+    """
+    if failure is not FailureClass.INFRASTRUCTURE:
+        return 0.0
+    return min(BACKOFF_LIMIT_S, BACKOFF_BASE_S * 2.0 ** (num_failures - 1))
