@@ -1,0 +1,348 @@
+"""Read a task's examples and name its data by content; every fault is reported at once."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search_spaces.canonical import canonical_json
+from search_spaces.errors import Fault, SpecError, did_you_mean
+from search_spaces.places import cache_folder
+from search_spaces.tables import (
+    Columns,
+    TableSettings,
+    guess_format,
+    read_bytes,
+    read_table,
+)
+from search_spaces.tasks import (
+    GLUE,
+    GLUE_REPOSITORY,
+    AnyTaskSource,
+    BuiltinSource,
+    FilesSource,
+    GlueFolderSource,
+    GlueHubSource,
+    problem_of,
+    report_splits,
+)
+
+MAX_FAULTS_PER_SPLIT = 10  # a wrong label column would otherwise fill the screen
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of one split, in the order of the file.
+
+    Attributes:
+        texts: First or only text of each example.
+        pairs: Second text, or None for single sentences.
+        labels: Class indices, or scores of a regression.
+    """
+
+    texts: list[str]
+    pairs: list[str] | None
+    labels: list[int] | list[float]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, indices: Sequence[int]) -> Examples:
+        """Return the examples at ``indices``, in their order."""
+        labels: list[Any] = [self.labels[index] for index in indices]
+        pairs = None if self.pairs is None else [self.pairs[index] for index in indices]
+        return Examples([self.texts[index] for index in indices], pairs, labels)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """All splits of a task as its source gives them.
+
+    Attributes:
+        labels: Names of the classes, in index order; () for a regression.
+        splits: ``train``, ``report`` and, for MNLI, ``report_mismatched``.
+    """
+
+    labels: tuple[str, ...]
+    splits: dict[str, Examples]
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Columns of one split before their values are checked."""
+
+    place: str
+    texts: list[Any]
+    pairs: list[Any] | None
+    labels: list[Any]
+
+
+def read_split(source: AnyTaskSource, split: str) -> Examples:
+    """Return one split of a task: ``train``, ``report`` or ``report_mismatched``.
+
+    Raises:
+        SpecError: Everything that is wrong with the data.
+    """
+    return read_task(source).splits[split]
+
+
+def read_task(source: AnyTaskSource) -> TaskData:
+    """Return all splits of a task.
+
+    Args:
+        source: Where the examples come from.
+
+    Raises:
+        SpecError: All faults of all splits: missing files and columns, empty splits, empty or
+            unknown labels (with the row), labels that are no numbers, undecodable text.
+    """
+    faults: list[Fault] = []
+    raws: dict[str, _Raw] = {}
+    for split in ("train", *report_splits(source)):
+        try:
+            raws[split] = _read_raw(source, split)
+        except SpecError as error:
+            faults += error.faults
+    values = _label_values(source, raws.get("train"))
+    splits = {
+        split: _checked(raw, values, _label_base(source), faults)
+        for split, raw in raws.items()
+        if split == "train" or values is not None
+    }
+    if faults:
+        raise SpecError(faults)
+    return TaskData(_label_names(source, values or ()), splits)
+
+
+def data_sha256(source: AnyTaskSource) -> str:
+    """Return the sha256 of a task's data: of all files' bytes and of how they are read.
+
+    A hub task is named by repository, configuration and revision, without any download.
+
+    Raises:
+        SpecError: A file is missing or unreadable.
+    """
+    digest = hashlib.sha256(canonical_json(_reading_settings(source)).encode())
+    for split in ("train", *report_splits(source)):
+        for path in _files(source, split):
+            digest.update(f"\0{split}\0".encode())
+            digest.update(hashlib.sha256(read_bytes(path)).digest())
+    return digest.hexdigest()
+
+
+def _reading_settings(source: AnyTaskSource) -> dict[str, Any]:
+    settings = source.model_dump(mode="json", exclude={"path", "train", "report"})
+    if isinstance(source, GlueHubSource):
+        settings["repository"] = GLUE_REPOSITORY
+    return settings
+
+
+def _files(source: AnyTaskSource, split: str) -> list[Path]:
+    """Return the files that hold a split; none for a task that is read from the hub."""
+    if isinstance(source, GlueHubSource):
+        return _mirror_files(source, split) if source.path else []
+    return [_file(source, split)]
+
+
+def _file(source: GlueFolderSource | FilesSource | BuiltinSource, split: str) -> Path:
+    if isinstance(source, FilesSource):
+        return Path(source.train if split == "train" else source.report).expanduser()
+    if isinstance(source, BuiltinSource):
+        return _built_docstrings() / ("train.jsonl" if split == "train" else "dev.jsonl")
+    task = GLUE[source.task]
+    names = dict(zip(report_splits(source), task.report_files, strict=True))
+    folder = Path(source.path).expanduser()
+    if (folder / task.folder).is_dir():
+        folder = folder / task.folder
+    return folder / ("train.tsv" if split == "train" else names[split])
+
+
+def _built_docstrings() -> Path:
+    from search_spaces import docstrings  # parses installed sources: only for this task
+
+    try:
+        return docstrings.build(cache_folder() / "docstrings")
+    except docstrings.DocstringsError as error:
+        raise SpecError([Fault("builtin task 'docstrings'", "", f"{error}.")]) from error
+
+
+def _read_raw(source: AnyTaskSource, split: str) -> _Raw:
+    if isinstance(source, GlueHubSource):
+        return _read_hub(source, split)
+    path = _file(source, split)
+    text, pair, label = _column_names(source)
+    columns = read_table(path, _settings(source, path, (text, pair, label)))
+    return _raw(str(path), columns, (text, pair, label))
+
+
+def _raw(place: str, columns: Columns, names: tuple[str, str, str]) -> _Raw:
+    text, pair, label = names
+    return _Raw(place, columns[text], columns[pair] if pair else None, columns[label])
+
+
+def _column_names(source: AnyTaskSource) -> tuple[str, str, str]:
+    if isinstance(source, GlueHubSource):
+        return GLUE[source.task].hub_columns
+    if isinstance(source, GlueFolderSource):
+        return GLUE[source.task].tsv_columns
+    if isinstance(source, FilesSource):
+        return source.text, source.text_pair or "", source.label
+    return "text", "", "label"
+
+
+def _settings(
+    source: GlueFolderSource | FilesSource | BuiltinSource,
+    path: Path,
+    names: tuple[str, str, str],
+) -> TableSettings:
+    columns = tuple(dict.fromkeys(name for name in names if name))
+    if isinstance(source, GlueFolderSource):
+        task = GLUE[source.task]
+        return TableSettings(
+            columns, "tsv", header=task.tsv_has_header, skips_short_rows=task.skips_short_rows
+        )
+    if isinstance(source, BuiltinSource):
+        return TableSettings(columns, "jsonl")
+    return TableSettings(
+        columns,
+        source.format or guess_format(path),
+        encoding=source.encoding,
+        delimiter=source.delimiter,
+        header=source.header,
+    )
+
+
+def _read_hub(source: GlueHubSource, split: str) -> _Raw:
+    place, names = _hub_place(source), _column_names(source)
+    rows = _load_hub(source, place, _hub_split(source, split))
+    missing = [name for name in names if name and name not in rows.column_names]
+    if missing:
+        found = ", ".join(rows.column_names)
+        problems = [f"has no column '{name}'; columns found: {found}." for name in missing]
+        raise SpecError([Fault(f"{place} {split}", "", problem) for problem in problems])
+    return _raw(f"{place} {split}", {name: list(rows[name]) for name in names if name}, names)
+
+
+def _hub_place(source: GlueHubSource) -> str:
+    return f"{source.path or GLUE_REPOSITORY}/{source.task}"
+
+
+def _hub_split(source: GlueHubSource, split: str) -> str:
+    names = dict(zip(report_splits(source), GLUE[source.task].hub_report_splits, strict=True))
+    return "train" if split == "train" else names[split]
+
+
+def _load_hub(source: GlueHubSource, place: str, hub_split: str) -> Any:
+    """Return a ``datasets.Dataset``; its errors all become one sentence with the next step."""
+    import datasets  # seconds to import, and only this kind of task needs it
+
+    where = str(Path(source.path).expanduser()) if source.path else GLUE_REPOSITORY
+    revision = None if source.path else source.revision
+    try:
+        return datasets.load_dataset(where, source.task, split=hub_split, revision=revision)
+    except Exception as error:
+        # The library raises its own, huggingface_hub's, pyarrow's and fsspec's errors here.
+        reason = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
+        hint = "Check the network, or give a local copy: path: <folder> or kind: glue-folder."
+        problem = f"cannot be loaded (split {hub_split}): {reason}"
+        raise SpecError([Fault(place, "", problem, hint)]) from error
+
+
+def _mirror_files(source: GlueHubSource, split: str) -> list[Path]:
+    folder = Path(source.path or "").expanduser() / source.task
+    return sorted(folder.glob(f"{_hub_split(source, split)}-*.parquet"))
+
+
+def _label_base(source: AnyTaskSource) -> Callable[[Any], Any]:
+    """Return what turns a label as stored into the value that is looked up."""
+    if isinstance(source, GlueHubSource) and GLUE[source.task].labels:
+        return lambda value: value
+    return str if problem_of(source) == "classification" else _number
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _label_values(source: AnyTaskSource, train: _Raw | None) -> tuple[Any, ...] | None:
+    """Return the stored values of the classes in order; () for a regression, None if unknown."""
+    if problem_of(source) == "regression":
+        return ()
+    if isinstance(source, GlueHubSource):
+        return tuple(range(len(GLUE[source.task].labels)))
+    if isinstance(source, GlueFolderSource):
+        return GLUE[source.task].tsv_labels
+    if isinstance(source, FilesSource) and source.labels:
+        return source.labels
+    if train is None:
+        return None
+    return tuple(sorted({str(value) for value in train.labels if not _is_empty(value)}))
+
+
+def _label_names(source: AnyTaskSource, values: tuple[Any, ...]) -> tuple[str, ...]:
+    if isinstance(source, GlueHubSource | GlueFolderSource):
+        return GLUE[source.task].labels
+    return tuple(values)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or value != value  # NaN is unequal to itself
+
+
+def _checked(
+    raw: _Raw, values: tuple[Any, ...] | None, base: Callable[[Any], Any], faults: list[Fault]
+) -> Examples:
+    """Return the split with labels as numbers; what is wrong is appended to ``faults``."""
+    found = [Fault(raw.place, "", problem) for problem in _text_problems(raw)]
+    labels: list[Any] = []
+    indices = {value: index for index, value in enumerate(values or ())}
+    try:
+        # The fast path: one pass without a function call for each row's checks.
+        labels = [indices[base(v)] for v in raw.labels] if indices else list(map(base, raw.labels))
+    except (KeyError, ValueError, TypeError):
+        found += _label_faults(raw, indices, base)
+    hidden = len(found) - MAX_FAULTS_PER_SPLIT
+    faults += found[:MAX_FAULTS_PER_SPLIT]
+    if hidden > 0:
+        faults.append(Fault(raw.place, "", f"has {hidden} more faults like these."))
+    return Examples(raw.texts, raw.pairs, labels)
+
+
+def _text_problems(raw: _Raw) -> list[str]:
+    return [
+        f"row {row}: the {name} is {'empty' if _is_empty(value) else repr(value)}, but must be text."
+        for name, values in (("text", raw.texts), ("second text", raw.pairs or []))
+        for row, value in enumerate(values, 1)
+        if not isinstance(value, str)
+    ]
+
+
+def _label_faults(raw: _Raw, indices: dict[Any, int], base: Callable[[Any], Any]) -> list[Fault]:
+    faults = []
+    for row, value in enumerate(raw.labels, 1):
+        if problem := _label_problem(value, indices, base):
+            hint = did_you_mean(str(value), [str(known) for known in indices])
+            faults.append(Fault(raw.place, "", f"row {row}: {problem}.", hint))
+    return faults
+
+
+def _label_problem(value: Any, indices: dict[Any, int], base: Callable[[Any], Any]) -> str:
+    if _is_empty(value):
+        return "the label is empty"
+    if indices:
+        known = ", ".join(str(name) for name in list(indices)[:10])
+        return (
+            "" if base(value) in indices else f"the label is '{value}', but must be one of {known}"
+        )
+    try:
+        base(value)
+    except (ValueError, TypeError):
+        return f"the label is '{value}', but a regression needs a finite number"
+    return ""

@@ -1,0 +1,21 @@
+"""Where files lie on this machine: the user's cache, and relative paths made absolute."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CACHE_VARIABLE = "TICKETS_CACHE"
+
+
+def cache_folder() -> Path:
+    """Return the user's cache: ``$TICKETS_CACHE``, else ``$XDG_CACHE_HOME/bert-tickets``."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "bert-tickets"
+
+
+def absolute(path: str) -> str:
+    """Return a path without ``~`` and independent of the current folder."""
+    return str(Path(path).expanduser().absolute())
