@@ -109,6 +109,8 @@ def test_a_circle_is_refused():
     trials = [
         Renamed(name=name, spec=t.spec, roles=t.roles) for name, t in zip("abc", plain, strict=True)
     ]
-    with pytest.raises(CycleError, match="2 trials wait for each other in a circle.*: a, b") as got:
+    with pytest.raises(
+        CycleError, match=r"2 trials wait for each other in a circle.*: a, b"
+    ) as got:
         TrialGraph(trials)
     assert isinstance(got.value, GraphError)

@@ -1,0 +1,269 @@
+"""The store: results and their files by trial key; what is committed here is the truth.
+
+Layout below the store's URI::
+
+    results/<key>/attempts/<attempt>/<file>   written by an attempt; counts for nothing by itself
+    results/<key>/COMMITTED.json              the first whole result: its scores are the truth
+    results/<key>/EXTRA-<attempt>.json        files that a later attempt added
+    quarantine/<key>/<time>-<marker>          markers that were withdrawn, and why
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from orchestrator.markers import DamagedMarkerError, Marker, decode_marker, encode_marker
+from orchestrator.storage import Storage
+from search_spaces.canonical import KEY_LENGTH, short
+from search_spaces.contracts import ArtifactInfo, ArtifactRef, TrialResult, attempt_folder
+from search_spaces.errors import UserError
+from search_spaces.trial import Outputs, TrialSpec
+
+COMMITTED = "COMMITTED.json"
+_KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # no folder, nothing hidden
+_log = logging.getLogger(__name__)
+
+
+class DamagedArtifactError(Exception):
+    """A file of an attempt is missing, or is not what the result says; the message names it."""
+
+
+@dataclass(frozen=True)
+class CommittedTrial:
+    """What the store holds of one trial.
+
+    Attributes:
+        spec: The trial.
+        result: Of the first committed attempt, with the files of later ones beside its own.
+        attempts: Attempt whose folder holds a file, by artifact name.
+        committed_at: When the first attempt was committed; UTC, ISO 8601.
+    """
+
+    spec: TrialSpec
+    result: TrialResult
+    attempts: dict[str, str]
+    committed_at: str
+
+
+class Store:
+    """A shared, content-addressed place of results.
+
+    Args:
+        uri: A folder, or a URI that ``pyarrow.fs.FileSystem.from_uri`` knows (s3://, gs://, ...).
+
+    Raises:
+        UserError: When the URI is not understood or the place cannot be used; every method may.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._storage = Storage(uri)
+
+    @property
+    def uri(self) -> str:
+        """The store's URI, or its folder's absolute path."""
+        return self._storage.uri
+
+    def check_writable(self) -> None:
+        """Raise a UserError now rather than after the first trial if nothing can be written."""
+        self._storage.check_writable()
+
+    def commit(self, result: TrialResult, spec: TrialSpec) -> bool:
+        """Publish a result, or those of its files that the committed one lacks.
+
+        Args:
+            result: What an attempt returned; its files are in the attempt's folder, flushed.
+            spec: The trial.
+
+        Returns:
+            True when something was published; False when another attempt's result with all
+            these files was committed before: that one counts.
+
+        Raises:
+            DamagedArtifactError: When a file is missing or has not the size and sha256 named.
+            ValueError: When the result is of another trial, or a name is not allowed.
+        """
+        key = spec.key
+        if result.trial_key != key:
+            raise ValueError(
+                f"The result is of trial {short(result.trial_key)}, but the specification is "
+                f"that of {short(key)}."
+            )
+        _require(_NAME, "attempt", result.attempt)
+        for name, info in result.artifacts.items():
+            self._verify(f"results/{key}/attempts/{result.attempt}", name, info)
+        while (record := self.record(key)) is None:  # again only if a damaged one was in the way
+            if self._publish(COMMITTED, Marker.now(spec, result)):
+                return True
+        return self._commit_extra(record, result)
+
+    def read(self, key: str) -> TrialResult | None:
+        """Return the committed result with all its files; None when there is none.
+
+        A damaged marker is moved to quarantine, logged as a warning, and counts as absent.
+        """
+        record = self.record(key)
+        return record.result if record else None
+
+    def record(self, key: str) -> CommittedTrial | None:
+        """Return all that is committed of a trial; None when nothing is."""
+        _require(_KEY, "trial key", key)
+        first = self._read_marker(key, COMMITTED)
+        if first is None:
+            return None
+        read = [self._read_marker(key, name) for name in self._extra_names(key)]
+        # A file is added only where it was absent: of two with one name the later one is whole.
+        extras = sorted((extra for extra in read if extra), key=lambda extra: extra.committed_at)
+        return _merged(first, extras)
+
+    def artifact(self, key: str, name: str) -> ArtifactRef:
+        """Return where a committed file is, and the hash it must have.
+
+        Raises:
+            UserError: When the trial is not committed or has no such file.
+        """
+        record = self.record(key)
+        if record is None or name not in record.attempts:
+            raise UserError(
+                f"The store {self.uri} has no file {name!r} of trial {short(key)}. "
+                "Run the sweep that makes it first."
+            )
+        folder = attempt_folder(self.uri, key, record.attempts[name])
+        return ArtifactRef(uri=f"{folder}/{name}", sha256=record.result.artifacts[name].sha256)
+
+    def has_outputs(self, key: str, outputs: Outputs) -> bool:
+        """Whether a trial is committed and every file of ``outputs`` is there in its size."""
+        record = self.record(key)
+        return record is not None and not self.missing(record, outputs)
+
+    def missing(self, record: CommittedTrial, outputs: Outputs) -> tuple[str, ...]:
+        """Return the names of the files of ``outputs`` that a committed trial lacks.
+
+        Sizes are compared, not hashes: those are checked by whoever reads a file.
+        """
+        if not outputs.artifacts:
+            return ()
+        present = self._present(record, outputs.artifacts)
+        return tuple(name for name in outputs.artifacts if name not in present)
+
+    def keys(self) -> list[str]:
+        """Return the keys of all trials that have anything in the store, sorted."""
+        return [name for name in self._storage.names("results") if _KEY.fullmatch(name)]
+
+    def records(self) -> Iterator[CommittedTrial]:
+        """Yield all that is committed, in the order of the keys."""
+        for key in self.keys():
+            record = self.record(key)
+            if record is not None:
+                yield record
+
+    def specs(self) -> Iterator[TrialSpec]:
+        """Yield the specification of every committed trial, in the order of the keys."""
+        for record in self.records():
+            yield record.spec
+
+    def quarantine(self, key: str, reason: str) -> tuple[str, ...]:
+        """Withdraw a trial's markers, so that it is run again; its files stay where they are.
+
+        Args:
+            key: The trial.
+            reason: Why, for people; names the damaged file.
+
+        Returns:
+            Where the markers are now.
+        """
+        _require(_KEY, "trial key", key)
+        # COMMITTED.json goes last: without it the others would add to the next result.
+        moved = [self._withdraw(key, name, reason) for name in (*self._extra_names(key), COMMITTED)]
+        return tuple(place for place in moved if place)
+
+    def _commit_extra(self, record: CommittedTrial, result: TrialResult) -> bool:
+        wanted = set(result.artifacts) - self._present(record, tuple(record.attempts))
+        if not wanted:
+            return False
+        changes = {
+            "masks": {name: mask for name, mask in result.masks.items() if name in wanted},
+            "artifacts": {name: info for name, info in result.artifacts.items() if name in wanted},
+        }
+        added = result.model_copy(update=changes)
+        return self._publish(f"EXTRA-{result.attempt}.json", Marker.now(record.spec, added))
+
+    def _publish(self, name: str, marker: Marker) -> bool:
+        path = f"results/{marker.result.trial_key}/{name}"
+        return self._storage.publish_once(path, encode_marker(marker))
+
+    def _verify(self, folder: str, name: str, info: ArtifactInfo) -> None:
+        """Refuse a file that is not what the result says."""
+        _require(_NAME, "file name", name)
+        path = f"{folder}/{name}"
+        (num_bytes,) = self._storage.sizes([path])
+        if num_bytes != info.num_bytes:
+            found = "is missing" if num_bytes is None else f"has {num_bytes} bytes"
+            problem = f"{found}, but the result names {info.num_bytes} bytes"
+        elif self._storage.sha256(path) != info.sha256:
+            problem = f"has not the sha256 {info.sha256[:12]}... that the result names"
+        else:
+            return
+        raise DamagedArtifactError(f"{self.uri}/{path} {problem}.")
+
+    def _present(self, record: CommittedTrial, names: tuple[str, ...]) -> set[str]:
+        """Return which of the named files are committed and there in their size."""
+        key, infos = record.result.trial_key, record.result.artifacts
+        known = [name for name in names if name in infos]
+        paths = [f"results/{key}/attempts/{record.attempts[name]}/{name}" for name in known]
+        sizes = self._storage.sizes(paths)
+        return {
+            name
+            for name, num_bytes in zip(known, sizes, strict=True)
+            if num_bytes == infos[name].num_bytes
+        }
+
+    def _extra_names(self, key: str) -> list[str]:
+        names = self._storage.names(f"results/{key}")
+        return [name for name in names if name.startswith("EXTRA-") and name.endswith(".json")]
+
+    def _read_marker(self, key: str, name: str) -> Marker | None:
+        data = self._storage.read(f"results/{key}/{name}")
+        if data is None:
+            return None
+        try:
+            return decode_marker(data, key)
+        except DamagedMarkerError as error:
+            problem = f"{self.uri}/results/{key}/{name} is damaged: {error}"
+        if name == COMMITTED:
+            self.quarantine(key, problem)
+        else:
+            self._withdraw(key, name, problem)
+        return None
+
+    def _withdraw(self, key: str, name: str, reason: str) -> str:
+        """Move one marker away and say so; return its new place, or '' when it was not there."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        place = f"quarantine/{key}/{stamp}-{name}"
+        if not self._storage.move(f"results/{key}/{name}", place):
+            return ""
+        self._storage.publish_once(f"{place}.reason.txt", reason.encode())
+        _log.warning(
+            "%s. Withdrawn to %s/%s: the trial counts as not run.", reason, self.uri, place
+        )
+        return f"{self.uri}/{place}"
+
+
+def _merged(first: Marker, extras: list[Marker]) -> CommittedTrial:
+    masks, artifacts = dict(first.result.masks), dict(first.result.artifacts)
+    attempts = dict.fromkeys(artifacts, first.result.attempt)
+    for extra in extras:
+        masks.update(extra.result.masks)
+        artifacts.update(extra.result.artifacts)
+        attempts.update(dict.fromkeys(extra.result.artifacts, extra.result.attempt))
+    result = first.result.model_copy(update={"masks": masks, "artifacts": artifacts})
+    return CommittedTrial(first.spec, result, attempts, first.committed_at)
+
+
+def _require(pattern: re.Pattern[str], what: str, given: str) -> None:
+    if not pattern.fullmatch(given):
+        raise ValueError(f"{given!r} is not allowed as {what}; it must match {pattern.pattern}")
