@@ -1,0 +1,240 @@
+"""The journal: what the orchestrator of one sweep has done and is doing, in SQLite.
+
+One process writes, any number read. The store is the truth: a journal that is lost or behind is
+rebuilt from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.graph import TrialGraph
+from orchestrator.journal_lock import JournalLock
+from orchestrator.journal_reader import (
+    JOURNAL_SCHEMA,
+    JournalReader,
+    explained,
+    open_reader,
+    require_schema,
+)
+from orchestrator.store import CommittedTrial, Store
+from search_spaces.contracts import TrialState
+from search_spaces.trial import Trial
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS trial (
+    key TEXT PRIMARY KEY, label TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL,
+    attempts INTEGER NOT NULL, message TEXT NOT NULL, seconds REAL, updated_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS event (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL,
+    payload TEXT NOT NULL);
+"""
+_REGISTER = """
+INSERT INTO trial VALUES (?, ?, ?, ?, 0, '', ?, ?)
+ON CONFLICT (key) DO UPDATE SET label = excluded.label, kind = excluded.kind,
+    state = excluded.state, message = '', seconds = excluded.seconds,
+    updated_at = CASE WHEN state = excluded.state THEN updated_at ELSE excluded.updated_at END
+"""
+
+
+@dataclass(frozen=True)
+class SweepInfo:
+    """Which sweep a journal is of."""
+
+    name: str
+    sweep_hash: str
+    spec_yaml: str
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A trial's new state, and the event that led to it."""
+
+    key: str
+    state: TrialState
+    event: str
+    message: str = ""
+    seconds: float | None = None
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Journal(JournalReader):
+    """Writes a journal; there is one of these for each path at any time.
+
+    Every change is one durable transaction (WAL, synchronous=FULL: about 3 ms).
+    """
+
+    def __init__(self, path: Path, database: sqlite3.Connection, lock: JournalLock) -> None:
+        super().__init__(path, database)
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: str | Path, sweep: SweepInfo, now: float) -> Journal:
+        """Open a journal for writing, made if need be, and take its lock.
+
+        Trials that a crashed predecessor left RUNNING become PENDING, with an event
+        ``interrupted``.
+
+        Raises:
+            UserError: When another process writes it, it is damaged, or of another version.
+        """
+        path = Path(path)
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = JournalLock(path)
+        try:
+            with explained(path):
+                database = sqlite3.connect(path)
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = FULL")
+                database.executescript(_TABLES)
+            journal = cls(path, database, lock)
+            journal._begin(sweep, now)
+        except BaseException:
+            lock.close()
+            raise
+        return journal
+
+    @staticmethod
+    def read_only(path: str | Path) -> JournalReader:
+        """Open a journal for reading; see `open_reader`."""
+        return open_reader(path)
+
+    def record(self, transitions: Iterable[Transition], now: float) -> None:
+        """Write some trials' new states and their events, all or none of them."""
+        with self._transaction():
+            for change in transitions:
+                self._event(now, change.key, change.event, change.payload)
+                self._database.execute(
+                    "UPDATE trial SET state = ?, message = ?, seconds = ?, updated_at = ?, "
+                    "attempts = attempts + ? WHERE key = ?",
+                    (
+                        change.state.value,
+                        change.message,
+                        change.seconds,
+                        now,
+                        int(change.event == "started"),
+                        change.key,
+                    ),
+                )
+
+    def add(self, key: str, trial: Trial, reason: str, now: float) -> None:
+        """Write that a policy added a trial."""
+        with self._transaction():
+            self._database.execute(_REGISTER, _row(key, trial, None, now))
+            self._event(now, key, "added", {"reason": reason})
+
+    def heartbeat(self, now: float) -> None:
+        """Write that the orchestrator is alive."""
+        with self._transaction():
+            self._set_meta({"heartbeat": now})
+
+    def rebuild(self, graph: TrialGraph, store: Store, now: float) -> dict[str, CommittedTrial]:
+        """Make the rows those of the graph, with the states that the store proves.
+
+        A trial is SUCCEEDED when the store holds its result with all outputs, else PENDING.
+        Numbers of attempts stay; rows of trials that are no longer wanted go.
+
+        Returns:
+            What the store holds of the trials that succeeded, by key.
+        """
+        committed = usable(graph, store)
+        before = {row.key: row.state for row in self.trials()}
+        with self._transaction():
+            gone = [(key,) for key in before if key not in graph]
+            self._database.executemany("DELETE FROM trial WHERE key = ?", gone)
+            self._database.executemany(
+                _REGISTER, (_row(key, graph[key], committed.get(key), now) for key in graph)
+            )
+            for key in graph:
+                was_done = before.get(key) is TrialState.SUCCEEDED
+                if key in committed and not was_done:
+                    record = committed[key]
+                    self._event(now, key, "reused", {"attempt": record.result.attempt})
+                elif was_done and key not in committed:
+                    self._event(now, key, "lost", {})
+        return committed
+
+    def close(self) -> None:
+        """Close the file and give the lock back; may be called twice."""
+        super().close()
+        self._lock.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def _begin(self, sweep: SweepInfo, now: float) -> None:
+        before = self.meta()
+        if before:
+            require_schema(self)
+        with self._transaction():
+            if before and before["sweep_hash"] != sweep.sweep_hash:
+                hashes = {"from": before["sweep_hash"], "to": sweep.sweep_hash}
+                self._event(now, "", "sweep_changed", hashes)
+            self._set_meta(
+                {
+                    "name": sweep.name,
+                    "sweep_hash": sweep.sweep_hash,
+                    "spec_yaml": sweep.spec_yaml,
+                    "schema_version": JOURNAL_SCHEMA,
+                    "pid": os.getpid(),
+                    "host": socket.gethostname(),
+                    "started_at": now,
+                    "heartbeat": now,
+                }
+            )
+            self._interrupt(now)
+
+    def _interrupt(self, now: float) -> None:
+        running = (TrialState.RUNNING.value,)
+        for (key,) in self._select("SELECT key FROM trial WHERE state = ?", *running):
+            self._event(now, key, "interrupted", {})
+        self._database.execute(
+            "UPDATE trial SET state = ?, updated_at = ? WHERE state = ?",
+            (TrialState.PENDING.value, now, *running),
+        )
+
+    def _set_meta(self, values: Mapping[str, object]) -> None:
+        self._database.executemany(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+            [(name, str(value)) for name, value in values.items()],
+        )
+
+    def _event(self, now: float, key: str, kind: str, payload: Mapping[str, Any]) -> None:
+        self._database.execute(
+            "INSERT INTO event (at, key, kind, payload) VALUES (?, ?, ?, ?)",
+            (now, key, kind, json.dumps(dict(payload), sort_keys=True)),
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with explained(self.path), self._database:
+            yield
+
+
+def usable(graph: TrialGraph, store: Store) -> dict[str, CommittedTrial]:
+    """Return what the store holds of the trials that need not run, by key."""
+    known = set(store.keys())
+    found = {}
+    for key, trial in graph.trials.items():
+        record = store.record(key) if key in known else None
+        if record and not store.missing(record, trial.outputs):
+            found[key] = record
+    return found
+
+
+def _row(
+    key: str, trial: Trial, record: CommittedTrial | None, now: float
+) -> tuple[str, str, str, str, float | None, float]:
+    state = TrialState.SUCCEEDED if record else TrialState.PENDING
+    seconds = record.result.seconds.get("total") if record else None
+    return key, trial.main_role.label, trial.kind, state.value, seconds, now

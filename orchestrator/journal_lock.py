@@ -1,0 +1,58 @@
+"""One writer for each journal: an exclusive lock that dies with its process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+from search_spaces.errors import UserError
+
+
+class JournalLock:
+    """Holds ``<journal>.lock`` until it is closed or the process ends, however it ends.
+
+    Args:
+        journal_path: The journal; the lock file lies beside it and stays there.
+
+    Raises:
+        UserError: When another process holds the lock; names its pid, its host and since when.
+    """
+
+    def __init__(self, journal_path: Path) -> None:
+        self.path = journal_path.with_name(f"{journal_path.name}.lock")
+        self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 (open as long as held)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read()
+            self._file.close()
+            raise UserError(_refusal(journal_path, holder)) from None
+        self._file.truncate(0)
+        self._file.write(json.dumps(_own_description()))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Give the lock back; may be called twice."""
+        self._file.close()
+
+
+def _own_description() -> dict[str, str | int]:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+
+
+def _refusal(journal_path: Path, holder: str) -> str:
+    try:
+        known = json.loads(holder)
+        who = f"process {known['pid']} on {known['host']} since {known['since']}"
+    except (ValueError, KeyError, TypeError):  # it has the lock, but has not yet said who it is
+        who = "another process"
+    return (
+        f"{journal_path}: this sweep is being run by {who}. Follow it with 'tickets status', "
+        "or end that process first; the sweep then goes on where it stopped."
+    )
