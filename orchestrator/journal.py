@@ -223,7 +223,7 @@ class Journal(JournalReader):
 
 def usable(graph: TrialGraph, store: Store) -> dict[str, CommittedTrial]:
     """Return what the store holds of the trials that need not run, by key."""
-    known = set(store.keys())
+    known = set(store.trial_keys())
     found = {}
     for key, trial in graph.trials.items():
         record = store.record(key) if key in known else None

@@ -150,13 +150,13 @@ class Store:
         present = self._present(record, outputs.artifacts)
         return tuple(name for name in outputs.artifacts if name not in present)
 
-    def keys(self) -> list[str]:
+    def trial_keys(self) -> list[str]:
         """Return the keys of all trials that have anything in the store, sorted."""
         return [name for name in self._storage.names("results") if _KEY.fullmatch(name)]
 
     def records(self) -> Iterator[CommittedTrial]:
         """Yield all that is committed, in the order of the keys."""
-        for key in self.keys():
+        for key in self.trial_keys():
             record = self.record(key)
             if record is not None:
                 yield record

@@ -49,7 +49,7 @@ def test_a_committed_result_is_read_back_equal(store):
     assert store.commit(result, trial.spec)
     assert store.read(trial.key) == result
     assert list(store.specs()) == [trial.spec]
-    assert store.keys() == [trial.key]
+    assert store.trial_keys() == [trial.key]
     ref = store.artifact(trial.key, "mask-global-magnitude-200.arrow")
     assert ref.uri == (
         f"{store.uri}/results/{trial.key}/attempts/a1/mask-global-magnitude-200.arrow"

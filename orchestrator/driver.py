@@ -1,0 +1,294 @@
+"""Drives a sweep: asks the scheduler what is ready, hands it to an executor, keeps what returns.
+
+What an attempt returns is committed to the store, then written to the journal, then told to the
+listener: whatever dies in between, the next run finds the result in the store.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from orchestrator.graph import TrialGraph
+from orchestrator.journal import Journal, Transition
+from orchestrator.listeners import Listener, SweepOutcome
+from orchestrator.policies import Add, Policy
+from orchestrator.scheduler import RetryBudgets, Scheduler
+from orchestrator.store import DamagedArtifactError, Store
+from search_spaces.contracts import (
+    Clock,
+    Executor,
+    Failed,
+    FailureClass,
+    Outcome,
+    Succeeded,
+    TrialRequest,
+    TrialResult,
+    TrialState,
+)
+from search_spaces.errors import UserError
+from search_spaces.trial import Trial
+
+WAIT_S = 0.5  # longest time without a look at retries and progress
+HEARTBEAT_S = 5.0
+
+RequestMaker = Callable[[Trial, str], TrialRequest]
+
+
+def run_sweep(
+    trials: Iterable[Trial],
+    store: Store,
+    journal: Journal,
+    executor: Executor,
+    policy: Policy,
+    budgets: RetryBudgets,
+    listener: Listener,
+    clock: Clock,
+    make_request: RequestMaker,
+) -> SweepOutcome:
+    """Run every trial that the store does not hold yet.
+
+    Args:
+        trials: All trials of the sweep, each key once.
+        store: Where results are reused from and committed to.
+        journal: Opened for writing; its rows are first made to agree with the store.
+        executor: Runs attempts; closed at the end, however the end comes. Its ``wait`` must
+            block for the timeout also while nothing runs.
+        policy: Adds and skips trials.
+        budgets: Retries by class of failure.
+        listener: Told of every change.
+        clock: Seconds since the epoch.
+        make_request: Turns a trial and an attempt's name into a request; a UserError that it
+            raises fails the trial.
+
+    Returns:
+        How it ended. After a KeyboardInterrupt ``cancelled`` is True and nothing that was
+        committed is lost.
+
+    Raises:
+        GraphError: When the trials are no graph.
+        UserError: When store or journal cannot be used.
+    """
+    try:
+        store.check_writable()
+        drive = _Drive(
+            graph=TrialGraph(trials),
+            store=store,
+            journal=journal,
+            executor=executor,
+            policy=policy,
+            budgets=budgets,
+            listener=listener,
+            clock=clock,
+            make_request=make_request,
+        )
+        try:
+            drive.reuse_committed()
+            drive.run()
+        except KeyboardInterrupt:
+            drive.cancel()
+    finally:
+        executor.close()
+    outcome = drive.outcome()
+    listener.finished(outcome)
+    return outcome
+
+
+def new_attempt(number: int) -> str:
+    """Return the name of a trial's n-th attempt: unique, so that no two write to one folder."""
+    return f"a{number:04d}-{secrets.token_hex(4)}"
+
+
+@dataclass
+class _Drive:
+    """The loop's collaborators and what it knows between two looks at the executor."""
+
+    graph: TrialGraph
+    store: Store
+    journal: Journal
+    executor: Executor
+    policy: Policy
+    budgets: RetryBudgets
+    listener: Listener
+    clock: Clock
+    make_request: RequestMaker
+
+    def __post_init__(self) -> None:
+        self._scheduler = Scheduler(self.graph, self.budgets)
+        self._inbox: deque[Outcome] = deque()  # returned by the executor, not yet dealt with
+        self._num_running = 0
+        self._next_heartbeat = self._next_progress = 0.0
+        self._cancelled = False
+
+    def reuse_committed(self) -> None:
+        """Make journal and scheduler agree with the store, then show the policy what is there."""
+        committed = self.journal.rebuild(self.graph, self.store, self.clock())
+        for key in committed:
+            self._scheduler.reuse(key)
+        for key in self.graph.topological_order():
+            if key in committed:
+                result = committed[key].result
+                self.listener.reused(self.graph[key], result)
+                self._consult(key, result)
+
+    def run(self) -> None:
+        """Go on until no trial is pending or running."""
+        while not self._scheduler.is_finished:
+            self._start_ready()
+            if not self._scheduler.is_finished:
+                wakeup_s = self._scheduler.next_wakeup(self.clock())
+                timeout_s = WAIT_S if wakeup_s is None else min(WAIT_S, wakeup_s)
+                self._inbox.extend(self.executor.wait(timeout_s))
+                self._empty_inbox()
+                self._show_life()
+
+    def cancel(self) -> None:
+        """Keep what has finished, then give up the rest."""
+        self._cancelled = True
+        self._inbox.extend(self.executor.wait(0))
+        self._empty_inbox()
+        self.executor.close()
+        given_up = self._scheduler.cancel()
+        self._record(Transition(key, TrialState.CANCELLED, "cancelled") for key in given_up)
+
+    def outcome(self) -> SweepOutcome:
+        """Return how the sweep ended."""
+        failed = (key for key in self.graph if self._scheduler.state(key) is TrialState.FAILED)
+        causes = {key: cause for key in failed if (cause := self._scheduler.cause(key))}
+        return SweepOutcome(self._scheduler.counts(), causes, self._cancelled)
+
+    def _start_ready(self) -> None:
+        """Fill the free slots; a trial that another sweep has committed meanwhile is reused."""
+        while (num_free := self.executor.num_slots - self._num_running) > 0:
+            ready = self._scheduler.ready(self.clock(), num_free)
+            if not ready:
+                return
+            for key in ready:
+                record = self.store.record(key)
+                if record and not self.store.missing(record, self.graph[key].outputs):
+                    self._reuse(key, record.result)
+                else:
+                    self._start(key)
+
+    def _reuse(self, key: str, result: TrialResult) -> None:
+        done = _done(key, "reused", result)
+        self._record([done])
+        self._scheduler.reuse(key)
+        self.listener.reused(self.graph[key], result)
+        self._consult(key, result)
+
+    def _start(self, key: str) -> None:
+        trial = self.graph[key]
+        attempt = new_attempt(self.journal.num_attempts(key) + 1)
+        payload = {"attempt": attempt}
+        self._record([Transition(key, TrialState.RUNNING, "started", payload=payload)])
+        self._scheduler.start(key, attempt)
+        self._num_running += 1
+        try:
+            request = self.make_request(trial, attempt)
+        except UserError as error:
+            self._fail(key, attempt, FailureClass.USER_ERROR, str(error))
+            return
+        self.executor.submit(request)
+        self.listener.started(trial, attempt)
+
+    def _empty_inbox(self) -> None:
+        """Deal with every outcome; one whose handling was interrupted is dealt with again."""
+        while self._inbox:
+            outcome = self._inbox[0]
+            if self._scheduler.state(outcome.trial_key) is TrialState.RUNNING:
+                if isinstance(outcome, Succeeded):
+                    self._keep(outcome)
+                else:
+                    self._note_failure(outcome)
+            self._inbox.popleft()
+
+    def _keep(self, outcome: Succeeded) -> None:
+        """Commit a result and release the trial's children, or fail the attempt."""
+        key, attempt = outcome.trial_key, outcome.attempt
+        trial = self.graph[key]
+        absent = [n for n in trial.outputs.artifacts if n not in outcome.result.artifacts]
+        if absent:
+            message = f"The attempt ended well, but left no {', '.join(absent)}."
+            self._fail(key, attempt, FailureClass.ERROR, message)
+            return
+        try:
+            self.store.commit(outcome.result, trial.spec)
+        except DamagedArtifactError as error:
+            self._fail(key, attempt, FailureClass.INFRASTRUCTURE, str(error))
+            return
+        # Where another attempt was committed first, its scores count and not this one's.
+        result = self.store.read(key) or outcome.result
+        self._record([_done(key, "succeeded", result)])
+        self._num_running -= 1
+        self._scheduler.succeed(key)
+        self.listener.succeeded(trial, result)
+        self._consult(key, result)
+
+    def _fail(self, key: str, attempt: str, failure: FailureClass, message: str) -> None:
+        self._note_failure(Failed(trial_key=key, attempt=attempt, failure=failure, message=message))
+
+    def _note_failure(self, failed: Failed) -> None:
+        key, trial = failed.trial_key, self.graph[failed.trial_key]
+        self._num_running -= 1
+        decision = self._scheduler.fail(key, failed.failure, failed.message, self.clock())
+        payload = failed.model_dump(mode="json", exclude={"trial_key"})
+        payload |= {"will_retry": decision.will_retry, "not_before": decision.not_before}
+        state = self._scheduler.state(key)
+        reached = f"{trial.main_role.label} failed: {failed.message}"
+        self._record(
+            [
+                Transition(key, state, "failed", message=failed.message, payload=payload),
+                *(
+                    Transition(
+                        child, TrialState.BLOCKED, "blocked", reached, payload={"cause": key}
+                    )
+                    for child in decision.blocked
+                ),
+            ]
+        )
+        self.listener.failed(trial, failed, decision.will_retry)
+        cause = self._scheduler.cause(key)
+        for child in decision.blocked:
+            assert cause is not None, "a trial that blocks others has failed for good"
+            self.listener.blocked(self.graph[child], cause)
+
+    def _consult(self, key: str, result: TrialResult) -> None:
+        """Let the policy add and skip trials in the light of a result."""
+        events = self.policy.on_result(self.graph, self._scheduler, self.graph[key], result)
+        for event in events:
+            if isinstance(event, Add):
+                added = self._scheduler.add(event.trial)
+                self.journal.add(added, event.trial, event.reason, self.clock())
+                if cause := self._scheduler.cause(added):
+                    state = self._scheduler.state(added)
+                    self._record([Transition(added, state, state.lower(), cause.message)])
+            else:
+                skipped = self._scheduler.skip(event.key, event.reason)
+                self._record(
+                    Transition(k, TrialState.SKIPPED, "skipped", event.reason) for k in skipped
+                )
+
+    def _show_life(self) -> None:
+        now = self.clock()
+        if now >= self._next_progress:
+            self._next_progress = now + WAIT_S
+            self.listener.progress(self.executor.progress())
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT_S
+            self.journal.heartbeat(now)
+
+    def _record(self, transitions: Iterable[Transition]) -> None:
+        self.journal.record(transitions, self.clock())
+
+
+def _done(key: str, event: str, result: TrialResult) -> Transition:
+    return Transition(
+        key,
+        TrialState.SUCCEEDED,
+        event,
+        seconds=result.seconds.get("total"),
+        payload={"attempt": result.attempt},
+    )

@@ -1,0 +1,128 @@
+"""Who is told how a sweep gets on: progress display, MLflow mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.scheduler import Cause
+from search_spaces.contracts import Failed, Progress, TrialResult, TrialState
+from search_spaces.trial import Trial
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a sweep ended.
+
+    Attributes:
+        counts: Number of trials in every state.
+        failures: Why each FAILED trial failed, by key.
+        cancelled: Whether somebody interrupted it; all that was committed stays.
+    """
+
+    counts: dict[TrialState, int]
+    failures: dict[str, Cause]
+    cancelled: bool
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every trial succeeded or was skipped by a policy."""
+        fine = self.counts[TrialState.SUCCEEDED] + self.counts[TrialState.SKIPPED]
+        return fine == sum(self.counts.values())
+
+
+class Listener(Protocol):
+    """Told of every change after it is durable.
+
+    Calls come from the loop that drives the sweep: they must return at once (enqueue) and must
+    not raise.
+    """
+
+    def started(self, trial: Trial, attempt: str) -> None:
+        """An attempt was handed to the executor."""
+
+    def succeeded(self, trial: Trial, result: TrialResult) -> None:
+        """A trial's result is committed; it may be another sweep's that was quicker."""
+
+    def reused(self, trial: Trial, result: TrialResult) -> None:
+        """The store held the result already."""
+
+    def failed(self, trial: Trial, failed: Failed, will_retry: bool) -> None:
+        """An attempt failed."""
+
+    def blocked(self, trial: Trial, cause: Cause) -> None:
+        """A trial cannot run, because an ancestor failed for good."""
+
+    def progress(self, progress: list[Progress]) -> None:
+        """How far the running attempts are, about twice a second."""
+
+    def finished(self, outcome: SweepOutcome) -> None:
+        """The sweep has ended."""
+
+
+class SilentListener:
+    """Tells nobody; a base for listeners that want only some of the calls."""
+
+    def started(self, trial: Trial, attempt: str) -> None:
+        """Do nothing."""
+
+    def succeeded(self, trial: Trial, result: TrialResult) -> None:
+        """Do nothing."""
+
+    def reused(self, trial: Trial, result: TrialResult) -> None:
+        """Do nothing."""
+
+    def failed(self, trial: Trial, failed: Failed, will_retry: bool) -> None:
+        """Do nothing."""
+
+    def blocked(self, trial: Trial, cause: Cause) -> None:
+        """Do nothing."""
+
+    def progress(self, progress: list[Progress]) -> None:
+        """Do nothing."""
+
+    def finished(self, outcome: SweepOutcome) -> None:
+        """Do nothing."""
+
+
+class ListenerGroup:
+    """Tells several listeners, in their order."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._listeners = tuple(listeners)
+
+    def started(self, trial: Trial, attempt: str) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.started(trial, attempt)
+
+    def succeeded(self, trial: Trial, result: TrialResult) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.succeeded(trial, result)
+
+    def reused(self, trial: Trial, result: TrialResult) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.reused(trial, result)
+
+    def failed(self, trial: Trial, failed: Failed, will_retry: bool) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.failed(trial, failed, will_retry)
+
+    def blocked(self, trial: Trial, cause: Cause) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.blocked(trial, cause)
+
+    def progress(self, progress: list[Progress]) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.progress(progress)
+
+    def finished(self, outcome: SweepOutcome) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.finished(outcome)

@@ -1,0 +1,200 @@
+"""What a run would do, why, and what it would cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+from orchestrator.costs import (
+    Estimate,
+    Speed,
+    SpeedClass,
+    device_hours,
+    estimate,
+    measure,
+    speed_class,
+)
+from orchestrator.graph import TrialGraph
+from orchestrator.simulate import simulate_wall_s
+from orchestrator.store import CommittedTrial, Store
+from search_spaces.contracts import Compute
+from search_spaces.trial import Trial
+
+Action = Literal["run", "reuse", "wait"]
+NUM_SCANNED_RECORDS = 500  # of other sweeps, to measure speeds by; keeps a plan quick
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """What would happen to one trial.
+
+    Attributes:
+        key: The trial's key.
+        label: Its readable name.
+        kind: Its kind.
+        action: ``run`` at once, ``reuse`` the stored result, or ``wait`` for a parent, then run.
+        reason: Why, for people.
+        num_steps: Optimizer steps that would be taken; 0 for reuse.
+        seconds: Estimated wall seconds; 0 for reuse.
+        basis: What the estimate was made from; empty for reuse.
+    """
+
+    key: str
+    label: str
+    kind: str
+    action: Action
+    reason: str
+    num_steps: int = 0
+    seconds: float = 0.0
+    basis: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would happen to all trials, in the order given."""
+
+    rows: tuple[PlanRow, ...]
+    compute: Compute
+    graph: TrialGraph = field(repr=False)
+
+    @property
+    def num_run(self) -> int:
+        """Number of trials that could start at once."""
+        return self._count("run")
+
+    @property
+    def num_reuse(self) -> int:
+        """Number of trials whose result exists."""
+        return self._count("reuse")
+
+    @property
+    def num_wait(self) -> int:
+        """Number of trials that would run after a parent."""
+        return self._count("wait")
+
+    @property
+    def num_train_steps(self) -> int:
+        """Optimizer steps that would be taken."""
+        return sum(row.num_steps for row in self.rows)
+
+    @property
+    def device(self) -> Literal["CPU", "GPU"]:
+        """What ``device_hours`` counts: hours of a CPU core or of a GPU."""
+        return "GPU" if self.compute.num_gpus_per_rank else "CPU"
+
+    @property
+    def device_hours(self) -> float:
+        """Estimated core-hours or GPU-hours of all trials that would run."""
+        return device_hours(sum(row.seconds for row in self.rows), self.compute)
+
+    @property
+    def critical_path_s(self) -> float:
+        """Estimated seconds of the longest chain: no number of slots is quicker."""
+        seconds = self._seconds()
+        ends: dict[str, float] = {}
+        for key in self.graph.topological_order():
+            begin = max((ends[parent] for parent in self.graph.parents(key)), default=0.0)
+            ends[key] = begin + seconds.get(key, 0.0)
+        return max(ends.values(), default=0.0)
+
+    @property
+    def bases(self) -> dict[str, int]:
+        """Number of estimates by what they were made from."""
+        return dict(Counter(row.basis for row in self.rows if row.basis))
+
+    def wall_s(self, num_slots: int) -> float:
+        """Return the estimated wall seconds with some slots, by simulating the scheduler."""
+        return simulate_wall_s(self.graph, self._seconds(), num_slots)
+
+    def _seconds(self) -> dict[str, float]:
+        return {row.key: row.seconds for row in self.rows if row.action != "reuse"}
+
+    def _count(self, action: Action) -> int:
+        return sum(row.action == action for row in self.rows)
+
+
+def make_plan(trials: Iterable[Trial], store: Store, compute: Compute | None = None) -> Plan:
+    """Return what a run of the trials would do; changes nothing but a damaged marker's place.
+
+    Args:
+        trials: All trials of the sweep, each key once.
+        store: Where results are reused from.
+        compute: What one trial would run on; None = one CPU thread.
+
+    Raises:
+        GraphError: When the trials are no graph.
+        UserError: When the store cannot be read.
+    """
+    compute = compute or Compute()
+    graph = TrialGraph(trials)
+    stored = set(store.trial_keys())
+    records = {key: record for key in graph if key in stored and (record := store.record(key))}
+    lacking = {key: store.missing(record, graph[key].outputs) for key, record in records.items()}
+    done = {key for key, names in lacking.items() if not names}
+    speeds = _speeds(graph, store, records, done, compute)
+    rows = (
+        _reuse_row(graph[key], records[key])
+        if key in done
+        else _run_row(
+            key, graph, done, lacking.get(key), estimate(graph[key].spec, compute, speeds)
+        )
+        for key in graph
+    )
+    return Plan(tuple(rows), compute, graph)
+
+
+def _speeds(
+    graph: TrialGraph,
+    store: Store,
+    records: Mapping[str, CommittedTrial],
+    done: set[str],
+    compute: Compute,
+) -> dict[SpeedClass, Speed]:
+    """Measure in the sweep's own results, and in other sweeps' where those do not suffice."""
+    speeds = measure((record.spec, record.result) for record in records.values())
+    needed = {speed_class(graph[key].spec, compute) for key in graph if key not in done}
+    if needed <= set(speeds):
+        return speeds
+    others = measure((record.spec, record.result) for record in _others(store, graph))
+    return others | speeds
+
+
+def _others(store: Store, graph: TrialGraph) -> Iterator[CommittedTrial]:
+    foreign = (key for key in store.trial_keys() if key not in graph)
+    for key in islice(foreign, NUM_SCANNED_RECORDS):
+        record = store.record(key)
+        if record:
+            yield record
+
+
+def _reuse_row(trial: Trial, record: CommittedTrial) -> PlanRow:
+    when = f"{record.committed_at[:16]}Z".replace("T", " ")
+    reason = f"result committed {when} by attempt {record.result.attempt}"
+    key = record.result.trial_key
+    return PlanRow(key, trial.main_role.label, trial.kind, "reuse", reason)
+
+
+def _run_row(
+    key: str,
+    graph: TrialGraph,
+    done: set[str],
+    lacking: tuple[str, ...] | None,
+    cost: Estimate,
+) -> PlanRow:
+    trial = graph[key]
+    waits = [graph[parent].main_role.label for parent in graph.parents(key) if parent not in done]
+    action: Action = "wait" if waits else "run"
+    reasons = [f"waits for {' and '.join(waits)}"] if waits else []
+    reasons += [f"committed, but {_named(trial, lacking)} is missing"] if lacking else []
+    reason = "; ".join(reasons) or "no result yet"
+    steps = trial.spec.recipe.train_steps
+    label = trial.main_role.label
+    return PlanRow(key, label, trial.kind, action, reason, steps, cost.seconds, cost.basis)
+
+
+def _named(trial: Trial, lacking: tuple[str, ...]) -> str:
+    masks = {prune.artifact: f"mask at K={prune.num_removed}" for prune in trial.outputs.prunes}
+    return ", ".join(masks.get(name, name) for name in lacking)

@@ -1,0 +1,92 @@
+"""An executor and a clock in which only time is fake: attempts leave real files in the store."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterable
+
+from search_spaces.contracts import Failed, FailureClass, Outcome, Progress, Succeeded, TrialRequest
+from search_spaces.trial import Trial
+from tests.orchestrator.factories import finish
+
+
+class Killed(BaseException):
+    """The orchestrator's process ends here, without any chance to tidy up."""
+
+
+class FakeClock:
+    """Time that passes only when somebody waits; may kill its caller at the n-th look."""
+
+    def __init__(self, kill_at_look: int | None = None) -> None:
+        self.now = 1000.0
+        self._looks_left = kill_at_look
+
+    def __call__(self) -> float:
+        if self._looks_left is not None:
+            self._looks_left -= 1
+            if self._looks_left == 0:
+                raise Killed
+        return self.now
+
+
+class SimulatedExecutor:
+    """Ends every attempt after some seconds on the fake clock, well or as ``fail`` says."""
+
+    description = "simulated"
+
+    def __init__(
+        self,
+        clock: FakeClock,
+        store_uri: str,
+        trials: Iterable[Trial],
+        num_slots: int = 2,
+        rng: random.Random | None = None,
+        fail: Callable[[TrialRequest], FailureClass | None] = lambda request: None,
+    ) -> None:
+        self.num_slots = num_slots
+        self.submitted: list[tuple[str, str]] = []  # (key, attempt)
+        self.started_at: list[float] = []
+        self.max_running = 0
+        self.num_closes = 0
+        self._clock, self._store_uri, self._fail = clock, store_uri, fail
+        self._trials = {trial.key: trial for trial in trials}
+        self._rng = rng or random.Random(0)
+        self._running: list[tuple[float, int, TrialRequest]] = []
+
+    def submit(self, request: TrialRequest) -> None:
+        if len(self._running) >= self.num_slots:
+            raise RuntimeError("no slot is free")
+        self.submitted.append((request.spec.key, request.attempt))
+        self.started_at.append(self._clock.now)
+        end = self._clock.now + self._rng.choice([0.25, 1.0, 3.0])
+        heapq.heappush(self._running, (end, len(self.submitted), request))
+        self.max_running = max(self.max_running, len(self._running))
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        until = self._clock.now + timeout_s
+        if self._running and self._running[0][0] <= until:
+            until = max(self._clock.now, self._running[0][0])
+        self._clock.now = until
+        outcomes = []
+        while self._running and self._running[0][0] <= until:
+            outcomes.append(self._end(heapq.heappop(self._running)[2]))
+        return outcomes
+
+    def progress(self) -> list[Progress]:
+        return [
+            Progress(trial_key=r.spec.key, phase="train", step=1, num_steps=10, loss=0.5)
+            for _, _, r in self._running
+        ]
+
+    def close(self) -> None:
+        self.num_closes += 1
+        self._running.clear()
+
+    def _end(self, request: TrialRequest) -> Outcome:
+        key, attempt = request.spec.key, request.attempt
+        failure = self._fail(request)
+        if failure:
+            return Failed(trial_key=key, attempt=attempt, failure=failure, message="it broke")
+        result = finish(self._store_uri, self._trials[key], attempt)
+        return Succeeded(trial_key=key, attempt=attempt, result=result)
