@@ -121,12 +121,12 @@ def world(tmp_path: Path) -> World:
 def assert_journal_agrees(world, trials):
     """What the journal says is what a journal made from the store alone would say."""
     before = world.rows()
-    with tempfile.TemporaryDirectory() as folder:
-        with Journal.open(f"{folder}/other.db", SWEEP, now=0.0) as other:
-            other.rebuild(TrialGraph(trials), world.store, now=0.0)
-            for row in other.trials():
-                assert row.state is before[row.key].state
-                assert (row.label, row.seconds) == (before[row.key].label, before[row.key].seconds)
+    other_path = world.journal_path.with_name("other.db")
+    with Journal.open(other_path, SWEEP, now=0.0) as other:
+        other.rebuild(TrialGraph(trials), world.store, now=0.0)
+        for row in other.trials():
+            assert row.state is before[row.key].state
+            assert (row.label, row.seconds) == (before[row.key].label, before[row.key].seconds)
 
 
 @settings(max_examples=12, deadline=None)
@@ -370,6 +370,23 @@ def test_a_policys_events_are_journaled_and_replayed(world):
         assert rows[lineage[2].key].message == "lost twice"
     kinds = Counter(event.kind for event in world.events())
     assert kinds["added"] == 2 and kinds["skipped"] == 4
+
+
+def test_a_trial_added_below_a_failed_one_is_blocked(world):
+    """The journal says so with the failure's message, and the sweep ends."""
+    (broken, child), fine = make_lineage(1, 2), make_trial(seed=2)
+    policy = Gardener(fine, skip=broken, add=child)
+    fail = {broken.key: FailureClass.USER_ERROR}
+    outcome = world.run(
+        [broken, fine],
+        policy=policy,
+        later=[child],
+        num_slots=1,
+        fail=lambda request: fail.get(request.spec.key),
+    )
+    assert outcome.counts[TrialState.BLOCKED] == 1
+    row = world.rows()[child.key]
+    assert (row.state, row.message) == (TrialState.BLOCKED, "it broke")
 
 
 def test_life_is_shown_while_trials_run(world):

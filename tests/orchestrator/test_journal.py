@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import subprocess
@@ -101,6 +102,15 @@ def test_a_second_writer_is_refused(path):
         with pytest.raises(UserError, match=expected):
             Journal.open(path, SWEEP, now=2.0)
     Journal.open(path, SWEEP, now=3.0).close()
+
+
+def test_a_writer_that_has_not_said_who_it_is_is_respected(path):
+    """A lock without a description is a lock."""
+    path.parent.mkdir(parents=True)
+    with open(f"{path}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="being run by another process"):
+            Journal.open(path, SWEEP, now=1.0)
 
 
 HOLD = """
