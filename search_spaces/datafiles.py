@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from search_spaces.canonical import canonical_json
-from search_spaces.errors import Fault, SpecError, did_you_mean
+from search_spaces.errors import Fault, SpecError
+from search_spaces.examples import Examples, RawSplit, checked_examples, finite_number, is_empty
 from search_spaces.places import cache_folder
 from search_spaces.tables import (
     Columns,
@@ -31,32 +31,6 @@ from search_spaces.tasks import (
     report_splits,
 )
 
-MAX_FAULTS_PER_SPLIT = 10  # a wrong label column would otherwise fill the screen
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Examples of one split, in the order of the file.
-
-    Attributes:
-        texts: First or only text of each example.
-        pairs: Second text, or None for single sentences.
-        labels: Class indices, or scores of a regression.
-    """
-
-    texts: list[str]
-    pairs: list[str] | None
-    labels: list[int] | list[float]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, indices: Sequence[int]) -> Examples:
-        """Return the examples at ``indices``, in their order."""
-        labels: list[Any] = [self.labels[index] for index in indices]
-        pairs = None if self.pairs is None else [self.pairs[index] for index in indices]
-        return Examples([self.texts[index] for index in indices], pairs, labels)
-
 
 @dataclass(frozen=True)
 class TaskData:
@@ -69,16 +43,6 @@ class TaskData:
 
     labels: tuple[str, ...]
     splits: dict[str, Examples]
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """Columns of one split before their values are checked."""
-
-    place: str
-    texts: list[Any]
-    pairs: list[Any] | None
-    labels: list[Any]
 
 
 def read_split(source: AnyTaskSource, split: str) -> Examples:
@@ -101,7 +65,7 @@ def read_task(source: AnyTaskSource) -> TaskData:
             unknown labels (with the row), labels that are no numbers, undecodable text.
     """
     faults: list[Fault] = []
-    raws: dict[str, _Raw] = {}
+    raws: dict[str, RawSplit] = {}
     for split in ("train", *report_splits(source)):
         try:
             raws[split] = _read_raw(source, split)
@@ -109,12 +73,12 @@ def read_task(source: AnyTaskSource) -> TaskData:
             faults += error.faults
     values = _label_values(source, raws.get("train"))
     splits = {
-        split: _checked(raw, values, _label_base(source), faults)
+        split: checked_examples(raw, values, _label_base(source), faults)
         for split, raw in raws.items()
-        if split == "train" or values is not None
+        if values is not None  # without train, the classes may be unknown
     }
     if faults:
-        raise SpecError(faults)
+        raise SpecError(list(dict.fromkeys(faults)))  # splits may share a cause
     return TaskData(_label_names(source, values or ()), splits)
 
 
@@ -170,7 +134,7 @@ def _built_docstrings() -> Path:
         raise SpecError([Fault("builtin task 'docstrings'", "", f"{error}.")]) from error
 
 
-def _read_raw(source: AnyTaskSource, split: str) -> _Raw:
+def _read_raw(source: AnyTaskSource, split: str) -> RawSplit:
     if isinstance(source, GlueHubSource):
         return _read_hub(source, split)
     path = _file(source, split)
@@ -179,9 +143,9 @@ def _read_raw(source: AnyTaskSource, split: str) -> _Raw:
     return _raw(str(path), columns, (text, pair, label))
 
 
-def _raw(place: str, columns: Columns, names: tuple[str, str, str]) -> _Raw:
+def _raw(place: str, columns: Columns, names: tuple[str, str, str]) -> RawSplit:
     text, pair, label = names
-    return _Raw(place, columns[text], columns[pair] if pair else None, columns[label])
+    return RawSplit(place, columns[text], columns[pair] if pair else None, columns[label])
 
 
 def _column_names(source: AnyTaskSource) -> tuple[str, str, str]:
@@ -216,7 +180,7 @@ def _settings(
     )
 
 
-def _read_hub(source: GlueHubSource, split: str) -> _Raw:
+def _read_hub(source: GlueHubSource, split: str) -> RawSplit:
     place, names = _hub_place(source), _column_names(source)
     rows = _load_hub(source, place, _hub_split(source, split))
     missing = [name for name in names if name and name not in rows.column_names]
@@ -261,17 +225,10 @@ def _label_base(source: AnyTaskSource) -> Callable[[Any], Any]:
     """Return what turns a label as stored into the value that is looked up."""
     if isinstance(source, GlueHubSource) and GLUE[source.task].labels:
         return lambda value: value
-    return str if problem_of(source) == "classification" else _number
+    return str if problem_of(source) == "classification" else finite_number
 
 
-def _number(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
-
-
-def _label_values(source: AnyTaskSource, train: _Raw | None) -> tuple[Any, ...] | None:
+def _label_values(source: AnyTaskSource, train: RawSplit | None) -> tuple[Any, ...] | None:
     """Return the stored values of the classes in order; () for a regression, None if unknown."""
     if problem_of(source) == "regression":
         return ()
@@ -283,67 +240,10 @@ def _label_values(source: AnyTaskSource, train: _Raw | None) -> tuple[Any, ...] 
         return source.labels
     if train is None:
         return None
-    return tuple(sorted({str(value) for value in train.labels if not _is_empty(value)}))
+    return tuple(sorted({str(value) for value in train.labels if not is_empty(value)}))
 
 
 def _label_names(source: AnyTaskSource, values: tuple[Any, ...]) -> tuple[str, ...]:
     if isinstance(source, GlueHubSource | GlueFolderSource):
         return GLUE[source.task].labels
     return tuple(values)
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or value == "" or value != value  # NaN is unequal to itself
-
-
-def _checked(
-    raw: _Raw, values: tuple[Any, ...] | None, base: Callable[[Any], Any], faults: list[Fault]
-) -> Examples:
-    """Return the split with labels as numbers; what is wrong is appended to ``faults``."""
-    found = [Fault(raw.place, "", problem) for problem in _text_problems(raw)]
-    labels: list[Any] = []
-    indices = {value: index for index, value in enumerate(values or ())}
-    try:
-        # The fast path: one pass without a function call for each row's checks.
-        labels = [indices[base(v)] for v in raw.labels] if indices else list(map(base, raw.labels))
-    except (KeyError, ValueError, TypeError):
-        found += _label_faults(raw, indices, base)
-    hidden = len(found) - MAX_FAULTS_PER_SPLIT
-    faults += found[:MAX_FAULTS_PER_SPLIT]
-    if hidden > 0:
-        faults.append(Fault(raw.place, "", f"has {hidden} more faults like these."))
-    return Examples(raw.texts, raw.pairs, labels)
-
-
-def _text_problems(raw: _Raw) -> list[str]:
-    problems = []
-    for name, values in (("text", raw.texts), ("second text", raw.pairs or [])):
-        for row, value in enumerate(values, 1):
-            if not isinstance(value, str):
-                given = "empty" if _is_empty(value) else repr(value)
-                problems.append(f"row {row}: the {name} is {given}, but must be text.")
-    return problems
-
-
-def _label_faults(raw: _Raw, indices: dict[Any, int], base: Callable[[Any], Any]) -> list[Fault]:
-    faults = []
-    for row, value in enumerate(raw.labels, 1):
-        if problem := _label_problem(value, indices, base):
-            hint = did_you_mean(str(value), [str(known) for known in indices])
-            faults.append(Fault(raw.place, "", f"row {row}: {problem}.", hint))
-    return faults
-
-
-def _label_problem(value: Any, indices: dict[Any, int], base: Callable[[Any], Any]) -> str:
-    if _is_empty(value):
-        return "the label is empty"
-    if indices:
-        known = ", ".join(str(name) for name in list(indices)[:10])
-        return (
-            "" if base(value) in indices else f"the label is '{value}', but must be one of {known}"
-        )
-    try:
-        base(value)
-    except (ValueError, TypeError):
-        return f"the label is '{value}', but a regression needs a finite number"
-    return ""

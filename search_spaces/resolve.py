@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from search_spaces.canonical import content_key
 from search_spaces.contracts import TaskPlace
-from search_spaces.datafiles import Examples, TaskData, data_sha256, read_task
+from search_spaces.datafiles import TaskData, data_sha256, read_task
 from search_spaces.errors import Fault, SpecError
+from search_spaces.examples import Examples
 from search_spaces.models import ModelFacts, resolve_model
 from search_spaces.places import absolute
 from search_spaces.splits import AnySelectRule, ReportSelect, make_splits

@@ -13,8 +13,9 @@ from pydantic import Field, TypeAdapter
 
 from search_spaces.canonical import Frozen
 from search_spaces.contracts import TaskPlace
-from search_spaces.datafiles import Examples, data_sha256, read_task
+from search_spaces.datafiles import data_sha256, read_task
 from search_spaces.errors import Fault, SpecError
+from search_spaces.examples import Examples
 from search_spaces.tasks import task_source
 
 _PAIR_SEPARATOR = "\x1f"  # a control character: no sentence holds it after normalisation

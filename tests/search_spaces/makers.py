@@ -1,0 +1,116 @@
+"""Small hand-made models, tasks and sweeps for the tests of search_spaces."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from search_spaces.contracts import ModelPlace, TaskPlace
+from search_spaces.models import ModelFacts
+from search_spaces.prunable import prunable_names, prunable_set
+from search_spaces.resolve import TaskFacts
+from search_spaces.sweep import SweepSpec
+from search_spaces.trial import ModelIdentity, TaskIdentity
+
+HIDDEN, INNER, NUM_LAYERS = 4, 8, 2
+NUM_PRUNABLE = NUM_LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)  # 256
+
+MINIMAL: dict[str, Any] = {
+    "name": "small",
+    "models": [{"name": "tiny", "source": "package:cognition/model"}],
+    "tasks": [{"name": "rte", "source": {"kind": "glue-hub", "task": "rte"}}],
+    "seeds": [1, 2, 3],
+    "schedule": {"kind": "levels", "levels": [0.5, 0.75]},
+    "recipe": {"epochs": 2, "learning_rate": 1e-4},
+}
+
+
+def sweep(**changes: Any) -> SweepSpec:
+    """Return the minimal sweep with some fields changed."""
+    return SweepSpec.model_validate({**MINIMAL, **changes})
+
+
+def data_folder() -> Path:
+    """Return the folder with real data sets, or skip the test."""
+    folder = Path(os.environ.get("TICKETS_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data sets in {folder}; set TICKETS_DATA to their folder")
+    return folder
+
+
+def matrices(num_layers: int = NUM_LAYERS, pooler: bool = False) -> dict[str, tuple[int, ...]]:
+    """Return canonical names and shapes of the prunable matrices of a toy encoder."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in prunable_names(num_layers, pooler):
+        out = INNER if "intermediate" in name else HIDDEN
+        inner = (
+            INNER if name.endswith("output.dense.weight") and "attention" not in name else HIDDEN
+        )
+        shapes[name] = (out, inner)
+    return shapes
+
+
+def toy_tensors(
+    prefix: str = "bert.", pooler: bool = False, seed: int = 0
+) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    """Return a toy checkpoint: matrices, one embedding and one LayerNorm."""
+    shapes: dict[str, tuple[int, ...]] = {
+        **matrices(pooler=pooler),
+        "embeddings.word_embeddings.weight": (11, HIDDEN),
+        "embeddings.LayerNorm.weight": (HIDDEN,),
+        "embeddings.LayerNorm.bias": (HIDDEN,),
+    }
+    random = np.random.default_rng(seed)
+    return {
+        prefix + name: random.standard_normal(shapes[name]).astype(np.float32)
+        for name in sorted(shapes)
+    }
+
+
+def write_model(
+    folder: Path,
+    tensors: Mapping[str, Any] | None = None,
+    tokenizer: str = "{}",
+    **config: Any,
+) -> Path:
+    """Write a toy model's files into a folder and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(toy_tensors() if tensors is None else tensors), folder / "model.safetensors")
+    base = {"model_type": "bert", "num_hidden_layers": NUM_LAYERS, "hidden_size": HIDDEN}
+    (folder / "config.json").write_text(json.dumps({**base, **config}))
+    (folder / "tokenizer.json").write_text(tokenizer)
+    return folder
+
+
+def model_facts(name: str = "m") -> ModelFacts:
+    """Return facts of a model that has no files."""
+    identity = ModelIdentity(
+        family="bert",
+        theta0_sha256=name * 64,
+        config_sha256="c" * 64,
+        tokenizer_sha256="t" * 64,
+        prunable_sha256="p" * 64,
+        num_prunable=1000,
+    )
+    prunable = prunable_set(matrices(), NUM_LAYERS, with_pooler=False)
+    return ModelFacts(identity, ModelPlace(folder="/nowhere"), prunable, {})
+
+
+def task_facts(name: str = "rte", num_train: int = 100) -> TaskFacts:
+    """Return facts of a task that has no files."""
+    identity = TaskIdentity(
+        problem="classification",
+        num_labels=2,
+        metric="accuracy",
+        data_sha256=name.encode().hex().ljust(64, "0"),
+        select_sha256="5" * 64,
+        num_train_examples=num_train,
+        max_length=128,
+    )
+    place = TaskPlace(name=name, source={}, select={})
+    return TaskFacts(identity, place, num_train, 10, 20, 50.0)

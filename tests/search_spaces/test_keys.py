@@ -1,0 +1,109 @@
+"""Keys are pinned: a change here throws away every result that anybody has stored.
+
+A new field must have a default, which leaves these literals alone. If a literal has to change,
+raise TRAINING_CODE_VERSION and say so in the changelog.
+"""
+
+import hashlib
+from typing import Literal
+
+from pydantic import Field
+
+from search_spaces.canonical import Frozen, canonical_json, content_key, short
+from search_spaces.expand import expand
+from search_spaces.prunable import prunable_set
+from search_spaces.recipes import Recipe
+from search_spaces.splits import HashSelect, ReportSelect
+from search_spaces.trial import (
+    RandomLayerwiseMask,
+    RandomMask,
+    Theta0Mask,
+    TrainedMask,
+    TrialSpec,
+)
+from tests.search_spaces.makers import matrices, model_facts, sweep, task_facts
+
+BASE = TrialSpec(
+    model=model_facts().identity,
+    task=task_facts().identity,
+    recipe=Recipe(train_steps=10, lr_horizon_steps=10, batch_size=32, learning_rate=2e-5),
+    seed=1,
+    code_version=1,
+)
+TRAINED = TrainedMask(parent="a" * 64, num_removed=500)
+LAYERWISE = TrainedMask(parent="a" * 64, pruner="layerwise-magnitude", num_removed=500)
+MASKED = {
+    "dense": None,
+    "trained": TRAINED,
+    "layerwise": LAYERWISE,
+    "theta0": Theta0Mask(num_removed=500),
+    "random": RandomMask(num_removed=500, seed=3),
+    "random-layerwise": RandomLayerwiseMask(reference=TRAINED, seed=3),
+}
+PINNED_KEYS = {
+    "dense": "c2e9d014dc",
+    "trained": "9b155d7055",
+    "layerwise": "720bb0f811",
+    "theta0": "57f20808a5",
+    "random": "43cd1dfaf5",
+    "random-layerwise": "22d285333f",
+}
+PINNED_CARRY = "40b55e8aa1"
+PINNED_SWEEP = "42252e52d7"
+
+
+def test_keys_of_handmade_trials_are_pinned() -> None:
+    found = {
+        name: short(BASE.model_copy(update={"mask": mask}).key) for name, mask in MASKED.items()
+    }
+    assert found == PINNED_KEYS
+
+
+def test_key_of_a_carried_round_is_pinned() -> None:
+    recipe = BASE.recipe.model_copy(update={"head": "carry", "rng": "continue"})
+    spec = BASE.model_copy(update={"recipe": recipe, "carry_from": "a" * 64, "mask": TRAINED})
+    assert short(spec.key) == PINNED_CARRY
+
+
+def test_keys_of_an_expanded_sweep_are_pinned() -> None:
+    """All trials of a sweep with every method and control, in order.
+
+    38: 3 dense, a second round of imp and of layerwise-imp, and finals at 2 levels x 3 seeds
+    of 6 methods and controls, less one-shot's first level, which is imp's.
+    """
+    spec = sweep(
+        methods=["imp", "layerwise-imp", "one-shot", "one-shot-theta0"],
+        controls=["random-uniform", "random-layerwise"],
+        search_recipe={"head": "carry"},
+        replicate="finetune",
+    )
+    trials = expand(spec, {"tiny": model_facts()}, {"rte": task_facts()})
+    keys = "\n".join(trial.key for trial in trials)
+    assert (len(trials), short(hashlib.sha256(keys.encode()).hexdigest())) == (38, PINNED_SWEEP)
+
+
+def test_hashes_of_select_rules_and_prunable_sets_are_pinned() -> None:
+    """They are part of every trial's identity."""
+    assert canonical_json(HashSelect()) == '{"type":"HashSelect"}'
+    assert canonical_json(ReportSelect(split="report_mismatched")) == (
+        '{"split":"report_mismatched","type":"ReportSelect"}'
+    )
+    toy = prunable_set(matrices(1), 1, with_pooler=False)
+    assert short(content_key(toy)) == short(toy.sha256) == "3bde419219"
+
+
+def test_a_new_field_with_a_default_changes_no_key() -> None:
+    class Thing(Frozen):
+        size: int
+
+    old = content_key(Thing(size=1))
+    newer = type(
+        "Thing",
+        (Frozen,),
+        {
+            "__annotations__": {"size": int, "mode": Literal["a", "b"]},
+            "mode": Field(default="a"),
+        },
+    )
+    assert content_key(newer(size=1)) == old
+    assert content_key(newer(size=1, mode="b")) != old
