@@ -26,26 +26,29 @@ DISTRIBUTIONS = {
     "transformers": "transformers",
 }
 PLACEHOLDER = "library"
-RULES_VERSION = 1  # raise it whenever a rule below changes which rows come out
+RULES_VERSION = 2  # raise it whenever a rule below changes which rows come out
 MIN_WORDS, MAX_WORDS = 6, 40
 NUM_PER_CLASS = {"train": 1000, "dev": 250}  # at most; classes are always equally large
 DEV_SHARE = 5  # one text in five falls into dev, by its hash
-MAX_FILES = 600  # of one library, in hash order: parsing all of torch alone takes 11 s
+# Bounds on parsing (all of torch alone takes 11 s): files of one library, chosen by hash.
+MAX_FILES = 700
+MAX_FILE_BYTES = 100_000
 
 SKIPPED_FOLDERS = frozenset(
-    "tests test testing _testing _vendor vendor thirdparty thirdparty_files externals protos "
-    "cloudpickle serialized_patterns __pycache__".split()
+    {"tests", "test", "testing", "_testing", "_vendor", "vendor", "thirdparty", "externals"}
+    | {"thirdparty_files", "protos", "cloudpickle", "serialized_patterns", "__pycache__"}
 )
 _SKIPPED_FILE = re.compile(r"(test_.*|.*_pb2(_grpc)?|conftest)\.py$")
 _GENERATED = re.compile(rb"auto(matically|-| )?generated|do not edit", re.IGNORECASE)
 
 # `ray` must stand alone or head a CamelCase word, or every "array" would be hit.
 _NAMES = re.compile(
-    r"[\w.\-/]*(?:torch|mlflow|sklearn|scikit|pandas|transformers|hugging[\s_-]?face|rllib)[\w.\-/]*"
-    r"|(?<![A-Za-z])(?:ray(?:let|sgd|dp)?s?|pd|hf)(?![A-Za-z])[\w.\-/]*",
+    r"(?<![\w./-])[\w./-]*(?:torch|mlflow|sklearn|scikit|pandas|transformers|hugging[\s_-]?face"
+    r"|rllib|databricks|anyscale)(?:[\w./-]*\w)?"
+    r"|(?<![A-Za-z])(?:ray(?:let|ify|sgd|dp)?s?|pd|hf)(?![A-Za-z])(?:[\w./-]*\w)?",
     re.IGNORECASE,
 )
-_CAMEL_RAY = re.compile(r"(?<![A-Za-z])\w*?(?<![A-Z])Ray(?=[A-Z])\w*|\w*(?<=[a-z])Ray\b")
+_CAMEL = re.compile(r"\b\w*?(?<![A-Z])(?:Ray|Hf|HF)(?=[A-Z])\w*|\w*(?<=[a-z])(?:Ray|HF)\b")
 
 _MARKUP = (
     (re.compile(r"\[([^\]]+)\]\([^)]*\)"), r"\1"),  # Markdown link
@@ -55,6 +58,7 @@ _MARKUP = (
     (re.compile(r"`+|\*{1,2}(?=\S)|(?<=\S)\*{1,2}|[=~^\-]{4,}|\|(?=\w)|(?<=\w)\|"), ""),
     (re.compile(r"</?\w+[^>]*>"), " "),
 )
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _NOT_PROSE = re.compile(r"\s*(\.\.|>>>|:\w+|@|[\w.]+\([^)]*\)\s*(->|$))")
 
 
@@ -66,8 +70,7 @@ def build(folder: Path, libraries: Mapping[str, Path] | None = None) -> Path:
     """Write train.jsonl, dev.jsonl and SOURCE.json into `folder`, unless they are there already.
 
     Rows are `{"label": <library>, "text": <sentence>}`, in an order fixed by hashes. SOURCE.json
-    is written last and holds the sha256 of the other two: without it, or with other hashes,
-    the folder does not count as built.
+    is written last with the sha256 of the other two; otherwise the folder does not count as built.
 
     Args:
         folder: where the files go; made if missing.
@@ -90,10 +93,7 @@ def build(folder: Path, libraries: Mapping[str, Path] | None = None) -> Path:
     splits = _balanced(_distinct(libraries), sorted(libraries))
     payloads = {f"{name}.jsonl": _encode(rows) for name, rows in splits.items()}
     source = made_from | {
-        "counts": {
-            name: {"rows": len(rows), "per_class": len(rows) // len(libraries)}
-            for name, rows in splits.items()
-        },
+        "num_rows": {name: len(rows) for name, rows in splits.items()},
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in payloads.items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,15 +107,14 @@ def installed_libraries() -> dict[str, Path]:
     """Return label -> folder of each installed library, without importing any.
 
     Raises:
-        DocstringsError: names the missing ones and the `pip install` that brings them.
+        DocstringsError: some are missing; names them and the `pip install` that helps.
     """
     found: dict[str, Path] = {}
     for name in DISTRIBUTIONS:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:  # a bare namespace folder has no origin
             found[name] = Path(spec.origin).parent
-    missing = [name for name in DISTRIBUTIONS if name not in found]
-    if missing:
+    if missing := [name for name in DISTRIBUTIONS if name not in found]:
         needed = " ".join(DISTRIBUTIONS[name] for name in missing)
         raise DocstringsError(
             f"the embedded data set reads the docstrings of {', '.join(DISTRIBUTIONS)}, "
@@ -132,13 +131,13 @@ def clean(docstring: str) -> str | None:
     text = " ".join(paragraph.split())
     for pattern, replacement in _MARKUP:
         text = pattern.sub(replacement, text)
-    text = _NAMES.sub(PLACEHOLDER, _CAMEL_RAY.sub(PLACEHOLDER, text))
+    text = _NAMES.sub(PLACEHOLDER, _CAMEL.sub(PLACEHOLDER, text))
     words = text.split()
     return " ".join(words) if MIN_WORDS <= len(words) <= MAX_WORDS else None
 
 
 def _distinct(libraries: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
-    """Return hash -> (label, text); a text found in two libraries has no answer and is dropped."""
+    """Return hash -> (label, text) without texts that stand in two libraries: no right answer."""
     labels: defaultdict[str, set[str]] = defaultdict(set)
     texts: dict[str, str] = {}
     for name, root in sorted(libraries.items()):
@@ -155,10 +154,7 @@ def _distinct(libraries: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
 def _balanced(
     distinct: Mapping[str, tuple[str, str]], names: list[str]
 ) -> dict[str, list[tuple[str, str]]]:
-    """Split by hash, then keep the same number of each class in hash order.
-
-    The split of a text depends on that text alone, so that it stays when other texts come or go.
-    """
+    """Split by hash of the text alone, then keep equally many of each class in hash order."""
     by_class: dict[str, dict[str, list[str]]] = {
         split: {name: [] for name in names} for split in NUM_PER_CLASS
     }
@@ -175,8 +171,7 @@ def _balanced(
 
 
 def _refuse_empty(split: str, keys: Mapping[str, list[str]]) -> None:
-    empty = [name for name, found in keys.items() if not found]
-    if empty:
+    if empty := [name for name, found in keys.items() if not found]:
         raise DocstringsError(
             f"no usable docstring for split '{split}' in: {', '.join(empty)}. Their sources must "
             f"lie as .py files where they are installed; reinstall them with pip"
@@ -187,17 +182,23 @@ def _docstrings(root: Path) -> Iterator[str]:
     """Yield the docstrings of every module, class and function, file by file."""
     for path in _sources(root):
         data = path.read_bytes()
-        if _GENERATED.search(data, 0, 2000):
+        if len(data) > MAX_FILE_BYTES or _GENERATED.search(data, 0, 2000):
             continue
         try:
             tree = ast.parse(data)
         except SyntaxError:  # templates, and files for other Python versions
             continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                docstring = ast.get_docstring(node)
-                if docstring:
-                    yield docstring
+        yield from _of_tree(tree)
+
+
+def _of_tree(tree: ast.Module) -> Iterator[str]:
+    # Statements only: `ast.walk` also visits every expression, three times the work.
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, _DOCUMENTED) and (docstring := ast.get_docstring(node)):
+            yield docstring
+        nodes += [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.stmt)]
 
 
 def _sources(root: Path) -> list[Path]:
@@ -237,7 +238,7 @@ def _is_built(folder: Path, made_from: Mapping[str, object]) -> bool:
         }
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return hashes == source["sha256"] and made_from.items() <= source.items()
+    return bool(hashes == source["sha256"] and made_from.items() <= source.items())
 
 
 def _publish(path: Path, data: bytes) -> None:
