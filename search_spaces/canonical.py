@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 KEY_LENGTH = 64  # hexadecimal characters of a sha256
 SHORT_KEY_LENGTH = 10  # what people see: unique among 100,000 trials with probability 0.995
+_REQUIRED = object()  # stands for "has no default"
 
 
 class Frozen(BaseModel):
@@ -34,13 +36,10 @@ def canonical_form(value: Any) -> Any:
         only the fields that differ from their defaults.
     """
     if isinstance(value, Frozen):
-        fields = type(value).model_fields
         form: dict[str, Any] = {"type": type(value).__name__}
-        for name in sorted(fields):
+        for name, default in _defaults(type(value)):
             item = getattr(value, name)
-            if fields[name].is_required() or item != fields[name].get_default(
-                call_default_factory=True, validated_data={}
-            ):
+            if default is _REQUIRED or item != default:
                 form[name] = canonical_form(item)
         return form
     if isinstance(value, dict):
@@ -48,6 +47,21 @@ def canonical_form(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [canonical_form(item) for item in value]
     return value
+
+
+@cache
+def _defaults(model: type[Frozen]) -> tuple[tuple[str, Any], ...]:
+    """Return the sorted fields of a class with their defaults: asked once for each trial."""
+    fields = model.model_fields
+    return tuple(
+        (
+            name,
+            _REQUIRED
+            if fields[name].is_required()
+            else fields[name].get_default(call_default_factory=True, validated_data={}),
+        )
+        for name in sorted(fields)
+    )
 
 
 def canonical_json(value: Any) -> str:

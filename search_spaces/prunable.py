@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
 
 from pydantic import Field
 
@@ -36,7 +35,7 @@ class PrunableSet(Frozen):
         """N."""
         return sum(math.prod(shape) for shape in self.shapes)
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """The sha256 of names and shapes, in order."""
         return content_key(self)
