@@ -1,0 +1,119 @@
+"""How many gangs a cluster has room for, and the environment that each of their ranks gets."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from search_spaces.contracts import Compute
+from search_spaces.errors import UserError
+
+Strategy = Literal["PACK", "STRICT_PACK"]
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+@dataclass(frozen=True)
+class NodeResources:
+    """What one living node of the cluster has in total.
+
+    Attributes:
+        num_cpus: Logical CPUs that Ray may give away.
+        num_gpus: GPUs that Ray may give away.
+    """
+
+    num_cpus: float
+    num_gpus: float
+
+    def num_ranks(self, compute: Compute) -> int:
+        """Return how many ranks of this shape fit on the node."""
+        by_cpu = self.num_cpus / compute.num_threads
+        by_gpu = (
+            self.num_gpus / compute.num_gpus_per_rank if compute.num_gpus_per_rank else math.inf
+        )
+        return math.floor(min(by_cpu, by_gpu))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many gangs run at once, and whether each of them stays within one node."""
+
+    num_gangs: int
+    strategy: Strategy
+
+
+def plan_gangs(
+    compute: Compute, wanted: Literal["auto"] | int, nodes: Sequence[NodeResources]
+) -> Placement:
+    """Return how many gangs run at once on these nodes.
+
+    A gang stays within one node where as many gangs as wanted fit that way, because its ranks
+    exchange every gradient; otherwise gangs may span nodes.
+
+    Args:
+        compute: Shape of one gang.
+        wanted: Number of gangs, or "auto" for as many as fit.
+        nodes: Total resources of each living node.
+
+    Returns:
+        At most ``wanted`` gangs and at least one.
+
+    Raises:
+        UserError: Not even one gang fits.
+    """
+    ranks = [node.num_ranks(compute) for node in nodes]
+    within_nodes = sum(count // compute.num_ranks for count in ranks)
+    across_nodes = sum(ranks) // compute.num_ranks
+    if across_nodes == 0:
+        raise UserError(_no_room(compute, nodes))
+    if within_nodes >= (1 if wanted == "auto" else min(wanted, across_nodes)):
+        return Placement(_capped(wanted, within_nodes), "STRICT_PACK")
+    return Placement(_capped(wanted, across_nodes), "PACK")
+
+
+def _capped(wanted: Literal["auto"] | int, room: int) -> int:
+    return room if wanted == "auto" else min(wanted, room)
+
+
+def _no_room(compute: Compute, nodes: Sequence[NodeResources]) -> str:
+    cpus = sum(node.num_cpus for node in nodes)
+    gpus = sum(node.num_gpus for node in nodes)
+    return (
+        f"Not even one gang fits the cluster: {compute.num_ranks} rank(s) of "
+        f"{compute.num_threads} CPU(s) and {compute.num_gpus_per_rank:g} GPU(s) each are asked "
+        f"for, but {len(nodes)} node(s) have {cpus:g} CPU(s) and {gpus:g} GPU(s) in all, and a "
+        "rank does not span nodes. Lower resources.ranks, resources.cpus_per_rank or "
+        "resources.gpus_per_rank, or add nodes."
+    )
+
+
+def rank_environment(compute: Compute) -> dict[str, str]:
+    """Return the variables a rank's process must have before torch is imported.
+
+    Threads follow the rank's CPU share, since every library would otherwise start one per core
+    of the node. A rank without GPU hides all GPUs and tells DeepSpeed not to look for one.
+    """
+    environment = dict.fromkeys(_THREAD_VARIABLES, str(compute.num_threads))
+    environment["TOKENIZERS_PARALLELISM"] = "false"
+    if not compute.num_gpus_per_rank:
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return environment
+
+
+def device_of(compute: Compute) -> Literal["cpu", "cuda"]:
+    """Return the kind of device that the ranks compute on."""
+    return "cuda" if compute.num_gpus_per_rank else "cpu"
+
+
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use, which can be fewer than exist."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

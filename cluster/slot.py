@@ -1,0 +1,123 @@
+"""One place for a running trial: its gang, what the gang runs, and when the gang is replaced."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ray
+
+from cluster.attempts import AttemptFailure, ProgressPoint, outcome_of
+from cluster.gang import Gang, take_progress
+from search_spaces.contracts import Outcome, Progress, TrialRequest
+
+
+@dataclass(frozen=True)
+class GangLife:
+    """How long a gang is kept.
+
+    Attributes:
+        start_timeout_s: Time for resources and processes to come; then the attempt fails.
+        recycle_after_trials: Trials after which the processes are replaced.
+        max_memory_growth: Factor over the memory after the first trial, likewise.
+        idle_release_s: Time without a trial after which the resources are given back.
+    """
+
+    start_timeout_s: float = 600.0
+    recycle_after_trials: int = 200
+    max_memory_growth: float = 2.0
+    idle_release_s: float = 300.0
+
+
+class Slot:
+    """Runs at most one attempt at a time on a gang that outlives the attempt."""
+
+    def __init__(self, new_gang: Callable[[], Gang], life: GangLife) -> None:
+        self._new_gang = new_gang
+        self._life = life
+        self._gang: Gang | None = None
+        self._request: TrialRequest | None = None
+        self._is_started = False
+        self._since_s = 0.0  # when the attempt was submitted, or the last one ended
+        self._progress_ref: ray.ObjectRef | None = None
+        self._point = ProgressPoint()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether an attempt can be submitted."""
+        return self._request is None
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether the slot has a gang."""
+        return self._gang is not None
+
+    @property
+    def pending(self) -> list[ray.ObjectRef]:
+        """Calls whose end is worth a poll."""
+        return self._gang.pending if self._gang and self._request else []
+
+    def submit(self, request: TrialRequest) -> None:
+        """Run an attempt as soon as the gang is there; never blocks."""
+        assert self.is_free
+        self._gang = self._gang or self._new_gang()
+        self._request, self._is_started = request, False
+        self._since_s = time.monotonic()
+        self._point, self._progress_ref = ProgressPoint(), None
+        self.poll()
+
+    def poll(self) -> Outcome | None:
+        """Take the next steps that are possible and return the attempt's outcome, if any."""
+        gang, request = self._gang, self._request
+        if gang is None:
+            return None
+        if request is None:
+            if self._age_s > self._life.idle_release_s:
+                self.release()
+            return None
+        gang.collect()
+        end = gang.failure or self._late_start(gang)
+        if end is not None:
+            self.release()
+            return outcome_of(request, end)
+        if gang.is_idle and not self._is_started:
+            gang.start(request)
+            self._is_started = True
+        elif gang.is_idle:
+            return self._finish(gang, request)
+        return None
+
+    def progress(self) -> Progress | None:
+        """Return how far the running attempt is known to be, and ask anew; never blocks."""
+        if self._gang is None or self._request is None:
+            return None
+        if self._progress_ref and ray.wait([self._progress_ref], timeout=0)[0]:
+            self._point = take_progress(self._progress_ref) or self._point
+            self._progress_ref = None
+        if self._is_started and self._progress_ref is None:
+            self._progress_ref = self._gang.ask_progress(self._request.attempt)
+        return self._point.of_trial(self._request.spec.key)
+
+    def release(self) -> None:
+        """End the gang and whatever it runs."""
+        gang, self._gang, self._request = self._gang, None, None
+        if gang:
+            gang.kill()
+
+    @property
+    def _age_s(self) -> float:
+        return time.monotonic() - self._since_s
+
+    def _late_start(self, gang: Gang) -> AttemptFailure | None:
+        if gang.is_connected or self._age_s <= self._life.start_timeout_s:
+            return None
+        return gang.late_start(self._life.start_timeout_s)
+
+    def _finish(self, gang: Gang, request: TrialRequest) -> Outcome:
+        outcome = outcome_of(request, gang.end)
+        self._request, self._since_s = None, time.monotonic()
+        is_old = gang.num_trials >= self._life.recycle_after_trials
+        if is_old or gang.memory_growth > self._life.max_memory_growth:
+            self.release()
+        return outcome
