@@ -12,7 +12,7 @@ from cluster.attempts import AttemptFailure
 from cluster.rank import RankPlace, RankReply
 from search_spaces.contracts import FailureClass
 
-PEER_GRACE_S = 5.0  # how long the others' explanations are awaited after one rank's failure
+PEER_GRACE_S = 3.0  # how long the others' explanations are awaited after one rank's failure
 # When ranks fail differently, the most telling failure wins: an exception of one rank soon makes
 # its peers lose their connection, not the other way round.
 _MOST_TELLING = (
@@ -101,7 +101,8 @@ def explain_death(error: BaseException, who: str) -> AttemptFailure:
 
 def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    reason = lines[-1] if lines else type(error).__name__
+    return reason.split(" Some common causes include")[0]  # the details have all of it
 
 
 def _where(place: RankPlace | None) -> str:

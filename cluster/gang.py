@@ -13,7 +13,7 @@ from cluster.attempts import AttemptFailure, ConnectFunction, ProgressPoint, Tri
 from cluster.calls import RankCalls
 from cluster.rank import PROGRESS_GROUP, Rank, RankPlace
 from cluster.resources import Strategy, device_of, rank_environment
-from search_spaces.contracts import Compute, FailureClass, TrialRequest
+from search_spaces.contracts import Compute, FailureClass, TrialRequest, TrialResult
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,11 @@ class Gang:
             self._first_resident_gib = self._resident_gib
 
     @property
-    def end(self) -> Any:
-        """What rank 0 returned from the last trial; all ranks return the same."""
-        return self._calls.replies[0].end
+    def end(self) -> TrialResult | AttemptFailure:
+        """How the last trial ended on rank 0; all ranks return the same result."""
+        end = self._calls.replies[0].end
+        assert end is not None, "asked before a trial has run"
+        return end
 
     @property
     def num_trials(self) -> int:

@@ -60,6 +60,8 @@ class Session:
         Raises:
             UserError: The cluster does not answer, or refuses this user.
         """
+        if self.address:
+            _check_address(self.address)
         if ray.is_initialized():
             return self
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -87,11 +89,8 @@ class Session:
     @property
     def dashboard_url(self) -> str | None:
         """URL of Ray's dashboard, or None when there is none."""
-        if not self._dashboard_url:
-            return None
-        return (
-            self._dashboard_url if "://" in self._dashboard_url else f"http://{self._dashboard_url}"
-        )
+        url = self._dashboard_url
+        return url if url is None or "://" in url else f"http://{url}"
 
     @property
     def nodes(self) -> list[NodeResources]:
@@ -117,8 +116,10 @@ class Session:
         return next(self._numbers)
 
     def _connect(self, address: str) -> Any:
-        _check_address(address)
         try:
+            if address != "auto":
+                # This refuses a wrong token at once, where ray.init tries for 20 s.
+                ray._raylet.GcsClient(address=address)
             return ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(

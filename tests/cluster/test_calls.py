@@ -1,0 +1,54 @@
+"""Which of several ranks' failures explains what happened."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+from ray.exceptions import ActorDiedError, OutOfMemoryError
+
+from cluster.attempts import AttemptFailure
+from cluster.calls import RankCalls, explain_death
+from cluster.rank import RankPlace, RankReply
+from cluster.session import Session
+from search_spaces.contracts import FailureClass
+
+PLACE = RankPlace(pid=7, node_ip="10.0.0.7", log_path="/logs/7.err")
+
+
+def test_memory_monitor_is_out_of_memory() -> None:
+    """A process that Ray ended for its memory counts as out of memory, not as lost."""
+    failure = explain_death(OutOfMemoryError("node ran low"), "rank 1 of gang 0")
+    assert failure.failure is FailureClass.OUT_OF_MEMORY
+    assert failure.message == "Ray ended rank 1 of gang 0 because its node ran out of memory."
+    assert failure.details == "node ran low"
+
+
+def test_lost_process_is_infrastructure() -> None:
+    """Any other loss of a process is the infrastructure's; the message names it."""
+    failure = explain_death(ActorDiedError(), "rank 1 of gang 0")
+    assert failure.failure is FailureClass.INFRASTRUCTURE
+    assert failure.message.startswith("Rank 1 of gang 0 died: The actor died unexpectedly")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("reported", "expected"),
+    [
+        ((FailureClass.INFRASTRUCTURE, FailureClass.DIVERGED), FailureClass.DIVERGED),
+        ((FailureClass.ERROR, FailureClass.USER_ERROR), FailureClass.USER_ERROR),
+        ((FailureClass.ERROR, FailureClass.INFRASTRUCTURE), FailureClass.ERROR),
+    ],
+)
+def test_most_telling_failure_wins(
+    ray_session: Session, reported: tuple[FailureClass, ...], expected: FailureClass
+) -> None:
+    """A lost connection is what the peers of a failed rank see, so it explains the least."""
+    replies = [
+        RankReply(PLACE, AttemptFailure(failure, failure.value, "trace"), 1, 0.1)
+        for failure in reported
+    ]
+    calls = RankCalls([ray.put(reply) for reply in replies], "gang 0", [None, None])
+    calls.collect()
+    assert calls.failure is not None and not calls.succeeded
+    assert calls.failure.failure is expected
+    assert calls.failure.details.endswith("Log of (process 7 on 10.0.0.7, log /logs/7.err)")
