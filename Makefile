@@ -1,0 +1,35 @@
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# One thread a process: the tests start several ranks side by side.
+export OMP_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv lint test test-slow
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+venv: $(STAMP)  ## Create VENV (.venv) and install the project with the pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[quickstart,dev]'
+	touch $@
+
+lint: $(STAMP)  ## Check style, formatting, types and the order of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMP) lint  ## Run lint, then every test that is neither slow nor needs a GPU
+	$(BIN)/python -m pytest -m "not slow and not gpu" -q
+
+# pytest exits 5 when it collected nothing: no slow test is not a failure.
+test-slow: $(STAMP)  ## Run the slow tests that need no GPU
+	$(BIN)/python -m pytest -m "slow and not gpu" -q || test $$? -eq 5
