@@ -1,0 +1,82 @@
+"""Join the ranks of one gang: environment first, then DeepSpeed's process group."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+CONNECT_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class RankEnv:
+    """One process's place in its gang.
+
+    Attributes:
+        rank: 0 <= rank < world_size.
+        world_size: Processes of the gang.
+        local_rank: Index of this process's device as it sees it.
+        master_addr: Address of rank 0's own node.
+        master_port: A free port there.
+        device: What the ranks compute on.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    master_addr: str = "127.0.0.1"
+    master_port: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+def connect(env: RankEnv) -> None:
+    """Initialise DeepSpeed's process group; does nothing where there is one already.
+
+    Args:
+        env: This process's place.
+    """
+    os.environ.update(
+        RANK=str(env.rank),
+        WORLD_SIZE=str(env.world_size),
+        LOCAL_RANK=str(env.local_rank),
+        MASTER_ADDR=env.master_addr,
+        MASTER_PORT=str(env.master_port),
+    )
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if env.device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        return
+    if env.device == "cpu":
+        forbid_compilation()
+    deepspeed.init_distributed(
+        "nccl" if env.device == "cuda" else "gloo",
+        timeout=timedelta(seconds=CONNECT_TIMEOUT_S),
+        verbose=False,
+    )
+
+
+def forbid_compilation() -> None:
+    """Keep DeepSpeed from compiling its shared-memory op on CPU.
+
+    The build takes half a minute, and a process killed meanwhile leaves a lock that every later
+    process waits for without end. Gloo serves instead. The table is private: deepspeed is pinned,
+    and a test watches over it.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def disconnect() -> None:
+    """End the process group, if there is one."""
+    import deepspeed.comm
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        deepspeed.comm.destroy_process_group()

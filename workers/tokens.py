@@ -1,0 +1,115 @@
+"""Tokenise once: an Arrow file for each split, keyed by content and memory-mapped by every trial."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.ipc
+
+from search_spaces.canonical import content_key
+from search_spaces.contracts import TaskPlace
+from search_spaces.examples import Examples
+from search_spaces.splits import load_splits
+from search_spaces.trial import ModelIdentity, TaskIdentity
+
+TOKENS_VERSION = 1
+COMPLETE = "COMPLETE"
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """The tokens of one split, concatenated without padding.
+
+    Attributes:
+        ids: Token ids of all examples, shape (total tokens,).
+        types: Segment ids, the same shape.
+        offsets: Example i is ``ids[offsets[i]:offsets[i + 1]]``, shape (n + 1,).
+        labels: Class indices or scores, shape (n,).
+        num_truncated: Examples that were cut at the maximal length.
+    """
+
+    ids: npt.NDArray[np.int32]
+    types: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.float64]
+    num_truncated: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def token_splits(
+    model: ModelIdentity, model_folder: Path, task: TaskIdentity, place: TaskPlace, cache: Path
+) -> dict[str, TokenSplit]:
+    """Return the tokens of every split, from the node's cache where they are there already.
+
+    One process of a node builds them, others wait for its lock; a folder counts only once its
+    last file is there, which is renamed into place.
+
+    Raises:
+        SpecError: The data are faulty or changed since the sweep was planned.
+    """
+    names = ["tokens", TOKENS_VERSION, model.tokenizer_sha256, place.select, task.data_sha256]
+    folder = cache / "tokens" / content_key([*names, task.num_train_examples, task.max_length])
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / COMPLETE).exists():
+            _build(folder, model_folder, task, place)
+    return {path.stem: _read(path) for path in sorted(folder.glob("*.arrow"))}
+
+
+def _build(folder: Path, model_folder: Path, task: TaskIdentity, place: TaskPlace) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(model_folder), local_files_only=True)
+    splits = load_splits(place, task.num_train_examples, task.data_sha256)
+    for name, examples in splits.items():
+        _publish(folder / f"{name}.arrow", _tokenise(tokenizer, examples, task.max_length))
+    (folder / COMPLETE).write_text("")
+
+
+def _tokenise(tokenizer: object, examples: Examples, max_length: int) -> pa.Table:
+    encode = tokenizer  # a fast tokenizer of transformers: called with lists
+    whole = encode(examples.texts, examples.pairs, return_token_type_ids=True)  # type: ignore[operator]
+    cut = encode(  # type: ignore[operator]
+        examples.texts,
+        examples.pairs,
+        truncation=True,
+        max_length=max_length,
+        return_token_type_ids=True,
+    )
+    truncated = [len(a) > len(b) for a, b in zip(whole["input_ids"], cut["input_ids"], strict=True)]
+    return pa.table(
+        {
+            "ids": pa.array(cut["input_ids"], pa.large_list(pa.int32())),
+            "types": pa.array(cut["token_type_ids"], pa.large_list(pa.int32())),
+            "label": pa.array([float(label) for label in examples.labels], pa.float64()),
+            "truncated": pa.array(truncated, pa.bool_()),
+        }
+    )
+
+
+def _publish(path: Path, table: pa.Table) -> None:
+    partial = path.with_suffix(".partial")
+    with pa.ipc.new_file(str(partial), table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    os.replace(partial, path)
+
+
+def _read(path: Path) -> TokenSplit:
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
+    ids, types = table["ids"].chunk(0), table["types"].chunk(0)
+    return TokenSplit(
+        ids=ids.values.to_numpy(),
+        types=types.values.to_numpy(),
+        offsets=ids.offsets.to_numpy(),
+        labels=table["label"].chunk(0).to_numpy(),
+        num_truncated=int(np.count_nonzero(table["truncated"].to_numpy())),
+    )
