@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workers.ranks import RankEnv
-
 from search_spaces.contracts import (
     Compute,
     Executor,
@@ -25,6 +23,7 @@ from search_spaces.contracts import (
 from search_spaces.errors import UserError
 from search_spaces.trial import Outputs
 from tests.orchestrator.factories import make_result, make_trial
+from workers.ranks import RankEnv
 
 ONE_RANK = Compute(num_ranks=1, num_threads=1)
 TWO_RANKS = Compute(num_ranks=2, num_threads=1)
