@@ -1,0 +1,148 @@
+"""Mask files: one row for each matrix, in Arrow's IPC format, checked in full when read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+
+from search_spaces.prunable import PrunableSet
+from workers.mask import Bools, Mask, MaskMismatchError, describe
+
+FORMAT_VERSION = "1"
+_SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("shape", pa.list_(pa.int64())),
+        ("num_kept", pa.int64()),
+        ("bits", pa.large_binary()),
+    ]
+)
+# What Arrow and the decoding of its values raise for bytes that are no such file.
+_UNREADABLE = (pa.ArrowException, ValueError, KeyError, TypeError, OSError, MemoryError)
+
+
+class MaskFileError(ValueError):
+    """A mask file is damaged, or of a format that this version does not read."""
+
+
+def write_mask(mask: Mask, metadata: Mapping[str, str], num_ties: int = 0) -> bytes:
+    """Return a mask as the bytes of an Arrow IPC file; equal arguments give equal bytes.
+
+    Args:
+        mask: The mask.
+        metadata: What else to note in the schema, for example ``theta0_sha256``.
+        num_ties: Weights equal to the pruning threshold, as the pruner counted them.
+    """
+    own = {
+        "format_version": FORMAT_VERSION,
+        "prunable_sha256": mask.prunable.sha256,
+        "mask_sha256": mask.sha256,
+        "num_ties": str(num_ties),
+    }
+    schema = _SCHEMA.with_metadata(dict(sorted({**metadata, **own}.items())))
+    matrices = [mask.matrix(name) for name in mask.prunable.names]
+    columns = [
+        list(mask.prunable.names),
+        [list(shape) for shape in mask.prunable.shapes],
+        [int(np.count_nonzero(kept)) for kept in matrices],
+        [np.packbits(kept).tobytes() for kept in matrices],
+    ]
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(sink, schema, options=options) as writer:
+        writer.write_table(pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def read_mask(data: bytes, prunable: PrunableSet, place: str) -> Mask:
+    """Return the mask in the bytes of a mask file, after checking all of it.
+
+    Args:
+        data: The file's bytes.
+        prunable: The prunable set that the mask must belong to.
+        place: Names the file in messages.
+
+    Raises:
+        MaskFileError: The file is damaged or of an unknown format version.
+        MaskMismatchError: It is a mask of another model.
+    """
+    try:
+        metadata, rows = _parse(data)
+        _check_version(metadata["format_version"], place)
+        found = PrunableSet(
+            names=tuple(row["name"] for row in rows),
+            shapes=tuple(tuple(row["shape"]) for row in rows),
+        )
+    except MaskFileError:
+        raise
+    except _UNREADABLE as error:
+        _refuse(place, f"it cannot be read ({type(error).__name__})", error)
+    if found.sha256 != metadata.get("prunable_sha256"):
+        _refuse(place, "its matrices do not have the sha256 that it records")
+    _check_model(found, prunable, place)
+    kept = np.concatenate([_kept(row, place) for row in rows])
+    mask = Mask.from_bool(prunable, kept)
+    if mask.sha256 != metadata.get("mask_sha256"):
+        _refuse(place, "its bits do not have the sha256 that it records")
+    return mask
+
+
+def _parse(data: bytes) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Return schema metadata and rows."""
+    with pa.ipc.open_file(pa.BufferReader(data)) as reader:
+        table = reader.read_all()
+    table.validate(full=True)
+    if not table.schema.equals(_SCHEMA) or table.num_rows == 0:
+        raise ValueError("not the columns of a mask file")
+    metadata = table.schema.metadata or {}
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return {key.decode(): value.decode() for key, value in metadata.items()}, rows
+
+
+def _check_version(version: str, place: str) -> None:
+    if version != FORMAT_VERSION:
+        raise MaskFileError(
+            f"{place}: the mask file has format version {version!r}, but this program reads "
+            f"version {FORMAT_VERSION!r}. Use the program's version that wrote it, or remove "
+            "the file and run the sweep again: the trial that made it is run again."
+        )
+
+
+def _check_model(found: PrunableSet, expected: PrunableSet, place: str) -> None:
+    if found == expected:
+        return
+    here = list(zip(found.names, found.shapes, strict=True))
+    there = list(zip(expected.names, expected.shapes, strict=True))
+    differing = [f"{name} {shape}" for name, shape in here if (name, shape) not in there]
+    missing = [f"{name} {shape}" for name, shape in there if (name, shape) not in here]
+    parts = [f"the file has {differing[0]} and the model has not"] if differing else []
+    parts += [f"the model has {missing[0]} and the file has not"] if missing else []
+    raise MaskMismatchError(
+        f"{place}: a mask of another model. The file is over {describe(found)}, the model has "
+        f"{describe(expected)}: {'; '.join(parts) or 'the order of the matrices differs'}. "
+        "Give the mask of a trial on this model."
+    )
+
+
+def _kept(row: Mapping[str, Any], place: str) -> Bools:
+    """Return the bits of one row as a flat bool array."""
+    packed = np.frombuffer(row["bits"] or b"", dtype=np.uint8)
+    size = math.prod(row["shape"])
+    if packed.size != -(-size // 8):
+        _refuse(place, f"the bits of {row['name']} have the wrong length")
+    kept = np.unpackbits(packed, count=size).view(np.bool_)
+    if np.count_nonzero(kept) != row["num_kept"]:
+        _refuse(place, f"the bits of {row['name']} do not have the count that it records")
+    return kept
+
+
+def _refuse(place: str, reason: str, cause: BaseException | None = None) -> NoReturn:
+    raise MaskFileError(
+        f"{place}: the mask file is damaged: {reason}. Remove or quarantine the file and run the "
+        "sweep again: the trial that made it is run again."
+    ) from cause
