@@ -49,10 +49,10 @@ def grouped_attention(
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     pieces = []
     for group in groups:  # (b, L) indices of tokens
-        part = [states[group].transpose(1, 2) for states in (q, k, v)]  # (b, heads, L, head size)
+        part_q, part_k, part_v = (states[group].transpose(1, 2) for states in (q, k, v))
         attended = nn.functional.scaled_dot_product_attention(
-            *part, dropout_p=dropout, scale=scaling
-        )
+            part_q, part_k, part_v, dropout_p=dropout, scale=scaling
+        )  # (b, heads, L, head size)
         pieces.append(attended.transpose(1, 2).flatten(0, 1))
     where = torch.cat([group.flatten() for group in groups])
     return output.index_copy(0, where, torch.cat(pieces))[None], None

@@ -35,7 +35,9 @@ def apply_masks(
         parameter = parameters[name]
         with torch.no_grad():
             parameter.masked_fill_(where, 0.0)
-        parameter.register_hook(lambda gradient, where=where: gradient.masked_fill(where, 0.0))
+        parameter.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient, where=where: gradient.masked_fill(where, 0.0)
+        )
 
 
 def make_engine(model: nn.Module, recipe: Recipe, micro_batch_size: int, num_ranks: int) -> Any:

@@ -1,4 +1,4 @@
-"""Tokenise once: an Arrow file for each split, keyed by content and memory-mapped by every trial."""
+"""Tokenise once: an Arrow file for each split, keyed by content, memory-mapped by every trial."""
 
 from __future__ import annotations
 

@@ -1,0 +1,192 @@
+"""The command `tickets`. Answers in about a second where nothing has to be trained.
+
+Exit codes: 0 done, 1 trials failed, 2 bad input or nothing to work with, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.journal_reader import open_reader
+from orchestrator.listeners import SweepOutcome
+from orchestrator.plan import Plan, make_plan
+from orchestrator.requests import compute_of
+from orchestrator.store import Store
+from orchestrator.sweep_context import SweepContext, journal_path
+from search_spaces.canonical import canonical_json, short
+from search_spaces.contracts import TrialState
+from search_spaces.errors import SpecError, UserError
+from search_spaces.explain import explain_difference
+from search_spaces.loading import load_sweep, show
+
+app = typer.Typer(
+    help="Search for winning lottery tickets in BERT: sweeps of fine-tune, prune, rewind.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command()
+def validate(
+    sweep: SweepPath,
+    show_all: Annotated[
+        bool, typer.Option("--show", help="Print the sweep with presets and defaults filled in.")
+    ] = False,
+) -> None:
+    """Check a sweep, its models and its data; list every fault at once."""
+    context = SweepContext.open(sweep)
+    if show_all:
+        typer.echo(show(context.spec))
+    for name, model in context.models.items():
+        where = "with" if model.prunable.has_pooler else "without"
+        typer.echo(
+            f"model {name}: {model.identity.num_prunable:,} prunable weights in "
+            f"{len(model.prunable.names)} matrices, {where} the pooler; "
+            f"theta_0 {short(model.identity.theta0_sha256)}"
+        )
+    for name, task in context.tasks.items():
+        typer.echo(
+            f"task {name}: {task.num_train:,} train, {task.num_select:,} select, "
+            f"{task.num_report:,} report examples; metric {task.identity.metric}"
+        )
+    typer.echo(f"{sweep}: valid, {len(context.trials)} trials")
+
+
+@app.command()
+def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
+    """Show what a run would do to each trial, why, and what it would cost."""
+    context = SweepContext.open(sweep)
+    made = make_plan(context.trials, Store(context.spec.store), compute_of(context.spec))
+    if as_json:
+        typer.echo(json.dumps(_plan_data(made), indent=2))
+        return
+    table = Table("key", "trial", "action", "seconds", "reason", title=f"sweep {context.spec.name}")
+    for row in made.rows:
+        seconds = f"{row.seconds:.0f}" if row.seconds else ""
+        table.add_row(short(row.key), row.label, row.action, seconds, row.reason)
+    console = Console()
+    console.print(table)
+    console.print(_plan_summary(made), highlight=False)
+
+
+@app.command()
+def run(sweep: SweepPath) -> None:
+    """Run a sweep on Ray; what is committed already is reused, so the same command resumes."""
+    context = SweepContext.open(sweep)
+    console = Console()
+    store = Store(context.spec.store)
+    made = make_plan(context.trials, store, compute_of(context.spec))
+    console.print(_plan_summary(made), highlight=False)
+    if made.num_run + made.num_wait == 0:
+        return
+    from orchestrator.progress import LiveProgress
+    from orchestrator.running import run_on_ray
+
+    with LiveProgress(console, len(context.trials)) as progress:
+        outcome = run_on_ray(context, progress, lambda text: console.print(text, highlight=False))
+    _close(console, sweep, outcome)
+
+
+@app.command()
+def status(sweep: SweepPath, as_json: AsJson = False) -> None:
+    """Show the state of every trial, from the sweep's journal; works while it runs."""
+    with open_reader(journal_path(load_sweep(sweep))) as reader:
+        rows, counts, meta = reader.trials(), reader.counts(), reader.meta()
+    if as_json:
+        data = [{**vars(row), "state": row.state.value} for row in rows]
+        typer.echo(json.dumps({"sweep": meta["sweep_name"], "trials": data}, indent=2, default=str))
+        return
+    table = Table("key", "trial", "state", "attempts", "message", title=f"sweep {sweep}")
+    for row in rows:
+        table.add_row(short(row.key), row.label, row.state.value, str(row.attempts), row.message)
+    console = Console()
+    console.print(table)
+    console.print("  ".join(f"{state.value} {num}" for state, num in counts.items() if num))
+
+
+@app.command("explain-key")
+def explain_key(
+    sweep: SweepPath,
+    key: Annotated[str, typer.Argument(help="First characters of a trial's key.")],
+    other: Annotated[
+        str | None, typer.Argument(help="A second key: print why they differ.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a trial's key is made of, or why two keys differ."""
+    context = SweepContext.open(sweep)
+    first = context.trial(key).spec
+    if other is None:
+        typer.echo(json.dumps(json.loads(canonical_json(first)), indent=2))
+        return
+    rows = explain_difference(first, context.trial(other).spec)
+    if as_json:
+        typer.echo(json.dumps([list(row) for row in rows], indent=2))
+        return
+    table = Table("field", short(key), short(other))
+    for field, left, right in rows:
+        table.add_row(field, str(left), str(right))
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command; every fault of the user's ends with one message and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except SpecError as error:
+        for fault in error.faults:
+            typer.echo(str(fault), err=True)
+        num = len(error.faults)
+        typer.echo(f"{num} fault{'s' if num > 1 else ''} found.", err=True)
+        sys.exit(2)
+    except UserError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(2)
+
+
+def _plan_data(made: Plan) -> dict[str, Any]:
+    return {
+        "num_run": made.num_run,
+        "num_reuse": made.num_reuse,
+        "num_wait": made.num_wait,
+        "num_train_steps": made.num_train_steps,
+        "device": made.device,
+        "device_hours": made.device_hours,
+        "critical_path_s": made.critical_path_s,
+        "rows": [vars(row) for row in made.rows],
+    }
+
+
+def _plan_summary(made: Plan) -> str:
+    num = made.num_run + made.num_wait
+    return (
+        f"{num} to run ({made.num_run} at once, {made.num_wait} after a parent), "
+        f"{made.num_reuse} reused; {made.num_train_steps:,} steps, "
+        f"about {made.device_hours:.2f} {made.device}-hours"
+    )
+
+
+def _close(console: Console, sweep: Path, outcome: SweepOutcome) -> None:
+    """Say how it ended, and leave with the exit code that says so too."""
+    text = "  ".join(f"{state.value} {num}" for state, num in outcome.counts.items() if num)
+    console.print(text, highlight=False)
+    if outcome.cancelled:
+        console.print(f"Stopped; nothing is lost. Go on with: tickets run {sweep}")
+        raise typer.Exit(130)
+    if outcome.counts.get(TrialState.FAILED, 0):
+        console.print(f"Some trials failed. See why with: tickets status {sweep}")
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Live progress of a sweep for people: a bar with ETA, running trials, and scores so far."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from orchestrator.listeners import SilentListener, SweepOutcome
+from orchestrator.scheduler import Cause
+from search_spaces.canonical import short
+from search_spaces.contracts import Failed, Progress, TrialResult
+from search_spaces.trial import Trial
+
+
+class LiveProgress(SilentListener):
+    """Shows a sweep on a terminal; on anything else it prints one line for each finished trial."""
+
+    def __init__(self, console: Console, num_trials: int) -> None:
+        self._console = console
+        self._labels: dict[str, str] = {}
+        self._bar = Bar(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("trials", total=num_trials)
+        self._live = Live(self._bar, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> LiveProgress:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def started(self, trial: Trial, attempt: str) -> None:
+        """Remember its readable name."""
+        self._labels[trial.key] = trial.main_role.label
+
+    def succeeded(self, trial: Trial, result: TrialResult) -> None:
+        """Count it and print its scores."""
+        self._say(trial, f"[green]done[/]  {_scores(result)}  {result.seconds['total']:.1f} s")
+        self._bar.advance(self._task)
+
+    def reused(self, trial: Trial, result: TrialResult) -> None:
+        """Count it."""
+        self._bar.advance(self._task)
+
+    def failed(self, trial: Trial, failed: Failed, will_retry: bool) -> None:
+        """Print why, and whether it is tried again."""
+        end = "will be tried again" if will_retry else "given up"
+        self._say(trial, f"[red]failed[/] ({failed.failure}, {end}): {failed.message}")
+        if not will_retry:
+            self._bar.advance(self._task)
+
+    def blocked(self, trial: Trial, cause: Cause) -> None:
+        """Print what blocks it."""
+        self._say(trial, f"[yellow]blocked[/] by {short(cause.key)}: {cause.message}")
+        self._bar.advance(self._task)
+
+    def progress(self, progress: list[Progress]) -> None:
+        """Show what is running."""
+        table = Table.grid(padding=(0, 2))
+        for item in progress:
+            name = self._labels.get(item.trial_key, short(item.trial_key))
+            steps = f"{item.step}/{item.num_steps} steps" if item.num_steps else ""
+            loss = f"loss {item.loss:.3f}" if item.step else ""
+            table.add_row("  running", name, item.phase, steps, loss)
+        self._live.update(Group(self._bar, table))
+
+    def finished(self, outcome: SweepOutcome) -> None:
+        """Nothing: the command prints the summary."""
+
+    def _say(self, trial: Trial, text: str) -> None:
+        self._console.print(f"{trial.main_role.label:<44} {text}", highlight=False, soft_wrap=True)
+
+
+def _scores(result: TrialResult) -> str:
+    return "  ".join(
+        f"{split} {result.metric} {score.metrics[result.metric]:.4f}"
+        for split, score in sorted(result.scores.items(), reverse=True)
+    )

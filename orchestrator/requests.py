@@ -1,0 +1,66 @@
+"""Turn a planned trial into the request that a gang runs: places beside identities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from orchestrator.store import Store
+from search_spaces.contracts import Compute, TrialRequest, attempt_folder
+from search_spaces.models import ModelFacts
+from search_spaces.resolve import TaskFacts
+from search_spaces.sweep import SweepSpec
+from search_spaces.trial import CARRY_ARTIFACT, PruneOutput, Trial
+
+
+def compute_of(spec: SweepSpec) -> Compute:
+    """Return how the sweep's trials are run."""
+    resources = spec.resources
+    return Compute(
+        num_ranks=resources.ranks,
+        num_threads=resources.cpus_per_rank,
+        num_gpus_per_rank=resources.gpus_per_rank,
+        micro_batch_size=resources.micro_batch_size,
+        layout=resources.layout,
+    )
+
+
+def request_maker(
+    spec: SweepSpec,
+    models: Mapping[str, ModelFacts],
+    tasks: Mapping[str, TaskFacts],
+    store: Store,
+    cache: Path,
+) -> Callable[[Trial, str], TrialRequest]:
+    """Return the function that the driver calls for each attempt.
+
+    Args:
+        spec: The sweep.
+        models: By name in the sweep.
+        tasks: By name in the sweep.
+        store: Where parents' files are, and where results go.
+        cache: Node-local folder of the token cache.
+    """
+    compute = compute_of(spec)
+
+    def make_request(trial: Trial, attempt: str) -> TrialRequest:
+        role, parent = trial.main_role, trial.spec.mask_parent
+        output = (
+            PruneOutput(pruner=parent.pruner, num_removed=parent.num_removed) if parent else None
+        )
+        carry = trial.spec.carry_from
+        return TrialRequest(
+            spec=trial.spec,
+            label=role.label,
+            attempt=attempt,
+            attempt_uri=attempt_folder(store.uri, trial.key, attempt),
+            outputs=trial.outputs,
+            model=models[role.model].place,
+            task=tasks[role.task].place,
+            mask_file=store.artifact(parent.parent, output.artifact) if parent and output else None,
+            carry_file=store.artifact(carry, CARRY_ARTIFACT) if carry else None,
+            cache_folder=str(cache),
+            compute=compute,
+        )
+
+    return make_request

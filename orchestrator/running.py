@@ -1,0 +1,60 @@
+"""Run a sweep for real: session, executor, driver. Imports Ray, so only `tickets run` does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from cluster.ray_executor import RayExecutor
+from cluster.session import Session
+from orchestrator.driver import run_sweep
+from orchestrator.journal import Journal
+from orchestrator.listeners import Listener, SweepOutcome
+from orchestrator.policies import LadderPolicy
+from orchestrator.requests import compute_of, request_maker
+from orchestrator.store import Store
+from orchestrator.sweep_context import SweepContext
+from search_spaces.contracts import FailureClass
+
+
+def run_on_ray(
+    context: SweepContext, listener: Listener, announce: Callable[[str], None]
+) -> SweepOutcome:
+    """Run all of a sweep's trials on the Ray cluster of RAY_ADDRESS, or on a local one.
+
+    Args:
+        context: The sweep.
+        listener: Told of every change.
+        announce: Told where things are.
+
+    Raises:
+        UserError: Another process runs the sweep, or store or cluster cannot be used.
+    """
+    spec, compute = context.spec, compute_of(context.spec)
+    store = Store(spec.store)
+    retries = spec.retries
+    budgets = {
+        FailureClass.ERROR: retries.error,
+        FailureClass.OUT_OF_MEMORY: retries.out_of_memory,
+        FailureClass.DIVERGED: retries.diverged,
+        FailureClass.INFRASTRUCTURE: retries.infrastructure,
+    }
+    make_request = request_maker(spec, context.models, context.tasks, store, context.cache)
+    context.journal_path.parent.mkdir(parents=True, exist_ok=True)
+    with Journal.open(context.journal_path, context.info, time.time()) as journal, Session() as ray:
+        if ray.is_multi_node and "://" not in spec.store:
+            announce(f"store {spec.store}: must be a folder that every node shares.")
+        announce(f"Ray: {ray.description}  dashboard: {ray.dashboard_url or 'not started'}")
+        wanted = None if spec.resources.gangs == "auto" else spec.resources.gangs
+        executor = RayExecutor(ray, compute, wanted)
+        return run_sweep(
+            context.trials,
+            store,
+            journal,
+            executor,
+            LadderPolicy(),
+            budgets,
+            listener,
+            time.time,
+            make_request,
+        )

@@ -1,0 +1,81 @@
+"""A sweep, opened: its specification, the facts about models and tasks, its trials and places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.journal import SweepInfo
+from search_spaces.canonical import content_key, short
+from search_spaces.errors import UserError
+from search_spaces.expand import expand
+from search_spaces.loading import load_sweep, show
+from search_spaces.models import ModelFacts
+from search_spaces.places import cache_folder
+from search_spaces.resolve import TaskFacts, resolve_sweep
+from search_spaces.sweep import SweepSpec
+from search_spaces.trial import Trial
+
+
+@dataclass(frozen=True)
+class SweepContext:
+    """Everything that commands need to know about one sweep file."""
+
+    spec: SweepSpec
+    models: Mapping[str, ModelFacts]
+    tasks: Mapping[str, TaskFacts]
+    trials: tuple[Trial, ...]
+
+    @staticmethod
+    def open(path: Path) -> SweepContext:
+        """Read a sweep file, look at its models and data, and expand it.
+
+        Raises:
+            SpecError: Anything is wrong; all faults at once.
+        """
+        spec = load_sweep(path)
+        models, tasks = resolve_sweep(spec)
+        return SweepContext(spec, models, tasks, tuple(expand(spec, models, tasks)))
+
+    @property
+    def info(self) -> SweepInfo:
+        """What the journal remembers of the sweep."""
+        keys = sorted(trial.key for trial in self.trials)
+        return SweepInfo(self.spec.name, content_key(keys), show(self.spec))
+
+    @property
+    def journal_path(self) -> Path:
+        """Where this machine keeps the sweep's journal: beside a local store, or in the cache."""
+        return journal_path(self.spec)
+
+    @property
+    def cache(self) -> Path:
+        """Node-local folder of the token cache."""
+        return Path(self.spec.cache) if self.spec.cache else Path(cache_folder())
+
+    def trial(self, prefix: str) -> Trial:
+        """Return the trial whose key begins with ``prefix``.
+
+        Raises:
+            UserError: None or several do.
+        """
+        found = [trial for trial in self.trials if trial.key.startswith(prefix)]
+        if len(found) != 1:
+            what = "no trial" if not found else f"{len(found)} trials"
+            raise UserError(
+                f"key '{prefix}': {what} of sweep '{self.spec.name}' begin with it. "
+                "'tickets plan' lists the keys."
+            )
+        return found[0]
+
+
+def journal_path(spec: SweepSpec) -> Path:
+    """Return the path of a sweep's journal.
+
+    A journal is SQLite, so it never lies on a network store; it is named by sweep and store.
+    """
+    if "://" in spec.store:
+        folder = Path(cache_folder()) / "journals"
+        return folder / f"{spec.name}-{short(content_key(spec.store))}.sqlite"
+    return Path(spec.store) / "journals" / f"{spec.name}.sqlite"

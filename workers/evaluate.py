@@ -1,0 +1,46 @@
+"""Evaluation once over a whole split, whatever the number of ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from search_spaces.contracts import SplitScore
+from workers.batches import make_batch
+from workers.finetune import Shard
+from workers.metrics import evaluate_metrics
+from workers.tokens import TokenSplit
+
+EVALUATION_BATCH = 128
+
+
+def evaluate(
+    engine: Any, split: TokenSplit, problem: str, names: tuple[str, ...], shard: Shard
+) -> SplitScore:
+    """Return all metrics of a split (SCIENCE 12).
+
+    Examples are sorted by length, so that a batch has few groups; predictions are put back by
+    example, gathered over ranks, and scored once.
+    """
+    lengths = np.diff(split.offsets)
+    mine = np.argsort(lengths, kind="stable")[shard.rank :: shard.num_ranks]
+    engine.eval()
+    parts = []
+    with torch.inference_mode():
+        for begin in range(0, len(mine), EVALUATION_BATCH):
+            batch = make_batch(split, mine[begin : begin + EVALUATION_BATCH], problem)
+            parts.append(engine.module(batch.to(engine.device)).float().cpu().numpy())
+    gathered = [(mine, np.concatenate(parts) if parts else None)]
+    if shard.num_ranks > 1:
+        gathered = [gathered[0]] * shard.num_ranks
+        own = (mine, np.concatenate(parts) if parts else None)
+        torch.distributed.all_gather_object(gathered, own)
+    width = next(values.shape[1] for _, values in gathered if values is not None)
+    logits = np.full((len(split), width), np.nan, dtype=np.float32)
+    for indices, values in gathered:
+        if values is not None:
+            logits[indices] = values
+    predictions = logits[:, 0] if problem == "regression" else logits
+    return evaluate_metrics(problem, predictions, np.asarray(split.labels), names)

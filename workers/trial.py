@@ -1,0 +1,209 @@
+"""One trial, the method on one screen: rewind, mask, fine-tune, evaluate, prune, publish."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search_spaces.contracts import (
+    ArtifactInfo,
+    MaskArtifact,
+    NumericsClass,
+    Proof,
+    Reporter,
+    TrialRequest,
+    TrialResult,
+)
+from search_spaces.tasks import secondary_metrics, task_source
+from search_spaces.trial import CARRY_ARTIFACT, INPUT_MASK_ARTIFACT
+from workers.artifacts import read_artifact, write_artifact
+from workers.carry import Carried, restore_head, starting_point
+from workers.classifier import Classifier, draw_head, load_theta0
+from workers.engine import apply_masks, make_engine, masters
+from workers.evaluate import evaluate
+from workers.finetune import Shard, finetune
+from workers.input_mask import input_mask, worker_prunable_set
+from workers.mask import Mask
+from workers.mask_file import write_mask
+from workers.proof import model_arrays, prove_rewound, prove_zeros
+from workers.pruners import Pruned, global_magnitude, layerwise_magnitude
+from workers.seeds import stream
+from workers.tokens import token_splits
+
+PRUNERS = {"global-magnitude": global_magnitude, "layerwise-magnitude": layerwise_magnitude}
+
+
+def run_trial(request: TrialRequest, reporter: Reporter) -> TrialResult:
+    """Run one attempt of one trial; every rank of the gang calls this.
+
+    Args:
+        request: What to run, from what, and where to leave it.
+        reporter: Told how it gets on.
+
+    Returns:
+        The result; the same on every rank. Rank 0 wrote the files it names.
+
+    Raises:
+        TrialFailure: The trial cannot go on; its class says whether to try again.
+        SpecError: The data or the model are not what the sweep was planned with.
+    """
+    spec, clock = request.spec, Stopwatch(reporter)
+    clock.phase("load")
+    shard = shard_of(request)
+    folder = Path(request.model.folder)
+    tokens = token_splits(spec.model, folder, spec.task, request.task, Path(request.cache_folder))
+    mask = input_mask(request)
+    carried = Carried.from_bytes(read_artifact(request.carry_file)) if request.carry_file else None
+
+    classifier = Classifier(folder, spec.task, spec.recipe)
+    theta0 = load_theta0(classifier, folder)
+    head_seed = stream(spec.seed, spec.task.data_sha256, "head") % 2**63
+    head = draw_head(classifier, theta0, head_seed)
+    if carried and spec.recipe.head == "carry":
+        restore_head(head, carried)
+    backbone = {n: p for n, p in classifier.backbone_parameters().items() if n in theta0}
+    if mask:
+        apply_masks(backbone, {n: torch.from_numpy(~mask.matrix(n)) for n in mask.prunable.names})
+    engine = make_engine(classifier, spec.recipe, shard.micro_batch_size, shard.num_ranks)
+    num_rewound = prove_rewound(masters(backbone), folder, mask)
+
+    clock.phase("train")
+    start = starting_point(spec.recipe, carried)
+
+    def on_step(step: int, loss: float) -> None:
+        reporter.step(step, spec.recipe.train_steps, loss)
+
+    trained = finetune(engine, spec, tokens["train"], shard, on_step, start)
+
+    clock.phase("evaluate")
+    source = task_source(request.task.source)
+    names = (spec.task.metric, *secondary_metrics(source))
+    splits = {name: split for name, split in tokens.items() if name != "train"}
+    scores = {n: evaluate(engine, s, spec.task.problem, names, shard) for n, s in splits.items()}
+
+    clock.phase("prune")
+    weights = masters(backbone)
+    proof = Proof(
+        num_start_tensors_equal_theta0=num_rewound,
+        num_masked_zero_in_model=prove_zeros(model_arrays(backbone), mask, "model"),
+        num_masked_zero_in_masters=prove_zeros(weights, mask, "masters"),
+    )
+    head_weights = masters(head) if request.outputs.carry else {}
+    engine.destroy()
+    pruned = prune_outputs(request, weights, mask)
+    steps = spec.recipe.train_steps
+    epochs = -(-steps // -(-len(tokens["train"]) // spec.recipe.batch_size))
+    carry = Carried(head_weights, start[0] + epochs, start[1] + steps)
+    masks, files = publish(request, shard, mask, pruned, carry)
+    return TrialResult(
+        trial_key=spec.key,
+        attempt=request.attempt,
+        scores=scores,
+        metric=spec.task.metric,
+        losses=trained.losses,
+        num_steps=steps,
+        num_train_tokens=trained.num_tokens,
+        num_truncated=tokens["train"].num_truncated,
+        input_mask=mask.info() if mask else None,
+        masks=masks,
+        artifacts=files,
+        proof=proof,
+        numerics=numerics_of(request, shard, engine.device),
+        seconds=clock.stop(),
+        peak_memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        host=socket.gethostname(),
+        started_at=clock.started_at,
+    )
+
+
+def prune_outputs(request: TrialRequest, weights: Any, mask: Mask | None) -> dict[str, Pruned]:
+    """Return the masks that the trial shall leave behind, by artifact name."""
+    if not request.outputs.prunes:
+        return {}
+    before = mask or Mask.ones(worker_prunable_set(request))
+    return {
+        output.artifact: PRUNERS[output.pruner](weights, before, output.num_removed)
+        for output in request.outputs.prunes
+    }
+
+
+def publish(
+    request: TrialRequest,
+    shard: Shard,
+    mask: Mask | None,
+    pruned: dict[str, Pruned],
+    carry: Carried,
+) -> tuple[dict[str, MaskArtifact], dict[str, ArtifactInfo]]:
+    """Write what the trial leaves behind; only rank 0 does."""
+    if shard.rank != 0:
+        return {}, {}
+    spec, kept = request.spec, dict(pruned)
+    if request.outputs.input_mask and mask:
+        kept[INPUT_MASK_ARTIFACT] = Pruned(mask, 0)
+    metadata = {"theta0_sha256": spec.model.theta0_sha256, "trial_key": spec.key}
+    masks = {}
+    for name, item in kept.items():
+        data = write_mask(item.mask, metadata, item.num_ties)
+        file = write_artifact(request.attempt_uri, name, data)
+        masks[name] = MaskArtifact(file=file, mask=item.mask.info(item.num_ties))
+    files = {name: artifact.file for name, artifact in masks.items()}
+    if request.outputs.carry:
+        data = carry.to_bytes()
+        files[CARRY_ARTIFACT] = write_artifact(request.attempt_uri, CARRY_ARTIFACT, data)
+    return masks, files
+
+
+def shard_of(request: TrialRequest) -> Shard:
+    """Return this rank's part of each batch."""
+    num_ranks = request.compute.num_ranks
+    share = request.spec.recipe.batch_size // num_ranks
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    return Shard(rank, num_ranks, request.compute.micro_batch_size or share)
+
+
+def numerics_of(request: TrialRequest, shard: Shard, device: torch.device) -> NumericsClass:
+    """Return the class within which bit equality is promised (SCIENCE 22)."""
+    on_gpu = torch.device(device).type == "cuda"
+    return NumericsClass(
+        device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        dtype=request.spec.recipe.dtype,
+        layout=request.compute.layout,
+        num_ranks=shard.num_ranks,
+        micro_batch_size=shard.micro_batch_size,
+        num_threads=torch.get_num_threads(),
+        versions={name: version(name) for name in ("torch", "transformers", "deepspeed")},
+    )
+
+
+class Stopwatch:
+    """Seconds of each phase, told to the reporter as they begin."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter, self._seconds = reporter, {}  # type: ignore[var-annotated]
+        self._begun = self._since = time.perf_counter()
+        self._phase = ""
+        self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def phase(self, name: str) -> None:
+        """Begin a phase."""
+        self._close()
+        self._phase = name
+        self._reporter.phase(name)
+
+    def stop(self) -> dict[str, float]:
+        """Return the seconds of every phase and in total."""
+        self._close()
+        return {**self._seconds, "total": round(time.perf_counter() - self._begun, 3)}
+
+    def _close(self) -> None:
+        now = time.perf_counter()
+        if self._phase:
+            self._seconds[self._phase] = round(now - self._since, 3)
+        self._since = now
