@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from search_spaces.prunable import PrunableSet
 from workers.mask import Bools, Mask, MaskMismatchError, describe
 
 FORMAT_VERSION = "1"
+_NO_DIGEST = "file_sha256".center(64, "-")  # stands in the file while its own sha256 is computed
 _SCHEMA = pa.schema(
     [
         ("name", pa.string()),
@@ -42,6 +44,7 @@ def write_mask(mask: Mask, metadata: Mapping[str, str], num_ties: int = 0) -> by
         "prunable_sha256": mask.prunable.sha256,
         "mask_sha256": mask.sha256,
         "num_ties": str(num_ties),
+        "file_sha256": _NO_DIGEST,
     }
     schema = _SCHEMA.with_metadata(dict(sorted({**metadata, **own}.items())))
     matrices = [mask.matrix(name) for name in mask.prunable.names]
@@ -56,7 +59,8 @@ def write_mask(mask: Mask, metadata: Mapping[str, str], num_ties: int = 0) -> by
     with pa.ipc.new_file(sink, schema, options=options) as writer:
         writer.write_table(pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
     data: bytes = sink.getvalue().to_pybytes()
-    return data
+    # Arrow checks few of its own bytes, so the file records its sha256, in both schema copies.
+    return data.replace(_NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode())
 
 
 def read_mask(data: bytes, prunable: PrunableSet, place: str) -> Mask:
@@ -74,6 +78,7 @@ def read_mask(data: bytes, prunable: PrunableSet, place: str) -> Mask:
     try:
         metadata, rows = _parse(data)
         _check_version(metadata["format_version"], place)
+        _check_digest(data, metadata["file_sha256"], place)
         found = PrunableSet(
             names=tuple(row["name"] for row in rows),
             shapes=tuple(tuple(row["shape"]) for row in rows),
@@ -111,6 +116,12 @@ def _check_version(version: str, place: str) -> None:
             f"version {FORMAT_VERSION!r}. Use the program's version that wrote it, or remove "
             "the file and run the sweep again: the trial that made it is run again."
         )
+
+
+def _check_digest(data: bytes, recorded: str, place: str) -> None:
+    blank = data.replace(recorded.encode(), _NO_DIGEST.encode()) if recorded else data
+    if hashlib.sha256(blank).hexdigest() != recorded:
+        _refuse(place, "its bytes do not have the sha256 that it records")
 
 
 def _check_model(found: PrunableSet, expected: PrunableSet, place: str) -> None:

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.prunable import PrunableSet
@@ -30,6 +30,7 @@ def test_matrix_is_cut_at_any_bit() -> None:
     assert mask.matrix("c").astype(int).tolist() == [[0], [1], [1]]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9)), min_size=1, max_size=5), st.data())
 def test_matrices_and_bits_say_the_same(shapes: list[tuple[int, int]], data: st.DataObject) -> None:
     """For any shapes, the matrices put together are the bools that the mask was made of."""

@@ -1,8 +1,10 @@
 """Metrics equal those of scikit-learn and SciPy, and are defined where those are not."""
 
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -19,10 +21,17 @@ def logits(predicted: list[int], num_classes: int) -> NDArray[np.float32]:
     return np.eye(num_classes, dtype=np.float32)[predicted]
 
 
-@given(PAIRS, st.integers(2, 3))
-def test_classes_equal_scikit_learn(pairs: list[tuple[int, int]], num_classes: int) -> None:
+@pytest.fixture(scope="module")
+def sk() -> Any:
+    return pytest.importorskip("sklearn.metrics", reason="comes with the extra quickstart")
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(pairs=PAIRS, num_classes=st.integers(2, 3))
+def test_classes_equal_scikit_learn(
+    sk: Any, pairs: list[tuple[int, int]], num_classes: int
+) -> None:
     """Accuracy, F1 of class 1 and Matthews, for two and three classes, also when undefined."""
-    sk = pytest.importorskip("sklearn.metrics", reason="comes with the extra quickstart")
     predicted, labels = (
         [min(item, num_classes - 1) for item in side] for side in zip(*pairs, strict=True)
     )
@@ -40,6 +49,7 @@ def test_classes_equal_scikit_learn(pairs: list[tuple[int, int]], num_classes: i
     assert score.constant_predictor == (len(set(predicted)) == 1)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.tuples(TIED, TIED), min_size=2, max_size=30))
 def test_correlations_equal_scipy(pairs: list[tuple[float, float]]) -> None:
     """Pearson and Spearman with many ties; 0 where one side is constant and SciPy gives NaN."""

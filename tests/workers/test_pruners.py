@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -49,6 +49,7 @@ def by_full_sort(flat: list[float], kept: list[bool], num_more: int) -> tuple[li
     return [keep and i not in gone for i, keep in enumerate(kept)], ties
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(TIED, min_size=4, max_size=4), STEPS)
 def test_global_magnitude_equals_a_full_sort(rounds: list[list[float]], steps: list[int]) -> None:
     """Round after round, with ties everywhere: exact K, the same weights, the same tie count."""
@@ -87,6 +88,7 @@ def test_weights_that_are_not_contiguous_are_read_row_major() -> None:
     assert kept.tolist() == [False] * 13 + [True] * 7
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(TIED, min_size=4, max_size=4), STEPS)
 def test_layerwise_masks_are_exact_and_nested(rounds: list[list[float]], steps: list[int]) -> None:
     """Each matrix loses its quota, by a full sort within it; all quotas sum to K."""
@@ -126,6 +128,7 @@ def test_quotas_never_fall() -> None:
     assert layerwise_quotas([6, 6, 2], first, 11) == [5, 4, 2]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.data())
 def test_quotas_sum_and_stay_in_bounds(sizes: list[int], data: st.DataObject) -> None:
     """From any counts: quotas sum to K, never fall, and never exceed the matrix."""
@@ -137,6 +140,7 @@ def test_quotas_sum_and_stay_in_bounds(sizes: list[int], data: st.DataObject) ->
     assert all(low <= quota <= size for low, quota, size in bounds)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.data())
 def test_fresh_quotas_are_within_one_of_the_exact_share(
     sizes: list[int], data: st.DataObject
