@@ -1,0 +1,272 @@
+"""Laws of one trial, checked on a real DeepSpeed engine in this process."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertForSequenceClassification
+
+from cluster.local_executor import LocalExecutor
+from search_spaces.checkpoint import iter_parameters
+from search_spaces.contracts import ArtifactRef, Compute, Failed, Outcome, Succeeded, TrialRequest
+from search_spaces.models import ModelFacts
+from search_spaces.recipes import learning_rate_factor
+from search_spaces.resolve import TaskFacts
+from search_spaces.trial import (
+    Outputs,
+    PruneOutput,
+    RandomLayerwiseMask,
+    RandomMask,
+    Theta0Mask,
+    TrainedMask,
+)
+from tests.workers.requests import facts, request
+from workers.classifier import Classifier, draw_head, load_theta0
+from workers.finetune import global_batches
+from workers.mask_file import read_mask
+from workers.proof import prove_rewound, prove_zeros
+from workers.pruners import random_uniform
+from workers.seeds import stream
+from workers.tokens import token_splits
+
+K = 1000
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trial")
+
+
+@pytest.fixture(scope="module")
+def toy(root: Path) -> tuple[ModelFacts, TaskFacts]:
+    return facts(root)
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[LocalExecutor]:
+    executor = LocalExecutor(Compute())
+    yield executor
+    executor.close()
+
+
+def end_of(executor: LocalExecutor, wanted: TrialRequest) -> Outcome:
+    executor.submit(wanted)
+    for _ in range(120):
+        if done := executor.wait(1.0):
+            return done[0]
+    raise AssertionError("the trial did not end within two minutes")
+
+
+def run(executor: LocalExecutor, wanted: TrialRequest) -> Succeeded:
+    outcome = end_of(executor, wanted)
+    assert isinstance(outcome, Succeeded), outcome
+    return outcome
+
+
+def mask_ref(wanted: TrialRequest, done: Succeeded, name: str) -> ArtifactRef:
+    return ArtifactRef(
+        uri=f"{wanted.attempt_uri}/{name}", sha256=done.result.artifacts[name].sha256
+    )
+
+
+def reference_losses(
+    root: Path, wanted: TrialRequest, model: ModelFacts, removed: dict[str, torch.Tensor]
+) -> list[float]:
+    """Train the same trial with plain PyTorch on padded batches of transformers' own forward."""
+    spec, folder = wanted.spec, Path(wanted.model.folder)
+    ours = Classifier(folder, spec.task, spec.recipe)
+    names = load_theta0(ours, folder)
+    draw_head(ours, names, stream(spec.seed, spec.task.data_sha256, "head") % 2**63)
+    config = ours.model.config
+    config._attn_implementation = "eager"
+    plain = BertForSequenceClassification(config).train()
+    plain.load_state_dict(ours.model.state_dict())
+    weights = dict(plain.bert.named_parameters())
+    with torch.no_grad():
+        for name, where in removed.items():
+            weights[name].masked_fill_(where, 0.0)
+    named = list(plain.named_parameters())
+    no_decay = ("bias", "LayerNorm.weight")
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for n, p in named if not n.endswith(no_decay)], "weight_decay": 0.01},
+            {"params": [p for n, p in named if n.endswith(no_decay)], "weight_decay": 0.0},
+        ],
+        lr=spec.recipe.learning_rate,
+        eps=spec.recipe.adam_epsilon,
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, spec.recipe)
+    )
+    tokens = token_splits(spec.model, folder, spec.task, wanted.task, Path(wanted.cache_folder))[
+        "train"
+    ]
+    losses = []
+    for indices in global_batches(spec, len(tokens)):
+        rows = [tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]] for i in indices]
+        ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
+        attention = torch.zeros_like(ids)
+        for at, row in enumerate(rows):
+            ids[at, : len(row)] = torch.from_numpy(row.astype(np.int64))
+            attention[at, : len(row)] = 1
+        labels = torch.from_numpy(tokens.labels[indices]).long()
+        loss = plain(input_ids=ids, attention_mask=attention, labels=labels).loss
+        loss.backward()
+        for name, where in removed.items():
+            weights[name].grad.masked_fill_(where, 0.0)
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), spec.recipe.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["dense", "masked"])
+def test_losses_equal_plain_padded_pytorch(
+    root: Path, toy: tuple[ModelFacts, TaskFacts], executor: LocalExecutor, masked: bool
+) -> None:
+    """Unpadded DeepSpeed and padded plain PyTorch give the same losses (fp32, no dropout)."""
+    model, task = toy
+    wanted = request(root, model, task, mask=RandomMask(num_removed=K, seed=3) if masked else None)
+    removed = {}
+    if masked:
+        seed = stream(3, task.identity.data_sha256, "random_mask")
+        mask = random_uniform(model.prunable, K, seed)
+        removed = {n: torch.from_numpy(~mask.matrix(n)) for n in model.prunable.names}
+    done = run(executor, wanted)
+    expected = reference_losses(root, wanted, model, removed)
+    assert [step for step, _ in done.result.losses] == list(range(1, 9))
+    assert [loss for _, loss in done.result.losses] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_lineage_keeps_exact_counts_nested_masks_and_zeros(
+    root: Path, toy: tuple[ModelFacts, TaskFacts], executor: LocalExecutor
+) -> None:
+    """Each round removes exactly K, inside its parent's mask, and proves rewind and zeros."""
+    model, task = toy
+    first = PruneOutput(pruner="global-magnitude", num_removed=K)
+    second = PruneOutput(pruner="global-magnitude", num_removed=2 * K)
+    dense = request(root, model, task, outputs=Outputs(prunes=(first,)))
+    done = run(executor, dense)
+    ref = mask_ref(dense, done, first.artifact)
+    source = TrainedMask(parent=dense.spec.key, num_removed=K)
+    child = request(
+        root, model, task, mask=source, mask_file=ref, outputs=Outputs(prunes=(second,))
+    )
+    end = run(executor, child)
+    child_ref = mask_ref(child, end, second.artifact)
+    masks = [read_mask(Path(r.uri).read_bytes(), model.prunable, r.uri) for r in (ref, child_ref)]
+    assert [mask.num_removed for mask in masks] == [K, 2 * K]
+    assert masks[1].is_subset_of(masks[0])
+    assert end.result.input_mask is not None
+    assert end.result.input_mask.sha256 == masks[0].sha256
+    proof = end.result.proof
+    assert proof.num_masked_zero_in_model == proof.num_masked_zero_in_masters == K
+    assert proof.num_start_tensors_equal_theta0 == len(
+        list(iter_parameters(Path(model.place.folder)))
+    )
+
+
+def test_the_same_seed_gives_the_same_mask_bits(
+    root: Path, toy: tuple[ModelFacts, TaskFacts], executor: LocalExecutor
+) -> None:
+    """Two attempts with dropout leave byte-identical mask files; another seed does not."""
+    model, task = toy
+    output = PruneOutput(pruner="layerwise-magnitude", num_removed=K)
+    shas = []
+    for seed, attempt in ((1, "a001-00000001"), (1, "a002-00000002"), (2, "a001-00000003")):
+        wanted = request(
+            root,
+            model,
+            task,
+            outputs=Outputs(prunes=(output,)),
+            seed=seed,
+            attempt=attempt,
+            hidden_dropout=0.1,
+            attention_dropout=0.1,
+        )
+        shas.append(run(executor, wanted).result.artifacts[output.artifact].sha256)
+    assert shas[0] == shas[1] != shas[2]
+
+
+def test_computed_masks_have_their_counts(
+    root: Path, toy: tuple[ModelFacts, TaskFacts], executor: LocalExecutor
+) -> None:
+    """theta0, random-uniform and random-layerwise masks remove exactly K weights."""
+    model, task = toy
+    output = PruneOutput(pruner="global-magnitude", num_removed=K)
+    dense = request(root, model, task, outputs=Outputs(prunes=(output,)))
+    done = run(executor, dense)
+    ref, imp = mask_ref(dense, done, output.artifact), done.result.masks[output.artifact].mask
+    reference = TrainedMask(parent=dense.spec.key, num_removed=K)
+    layerwise = RandomLayerwiseMask(reference=reference, seed=1)
+    ends = [
+        run(executor, request(root, model, task, mask=mask, mask_file=file)).result.input_mask
+        for mask, file in (
+            (Theta0Mask(num_removed=K), None),
+            (RandomMask(num_removed=K, seed=1), None),
+            (layerwise, ref),
+        )
+    ]
+    assert [mask.num_removed for mask in ends if mask] == [K, K, K]
+    assert ends[2] is not None and ends[2].kept_per_matrix == imp.kept_per_matrix
+    assert ends[2].sha256 != imp.sha256
+
+
+def test_a_diverging_trial_says_so(
+    root: Path, toy: tuple[ModelFacts, TaskFacts], executor: LocalExecutor
+) -> None:
+    """A loss that is not finite ends the trial in the class 'diverged', with a remedy."""
+    model, task = toy
+    outcome = end_of(executor, request(root, model, task, learning_rate=1e38, max_grad_norm=0.0))
+    assert isinstance(outcome, Failed)
+    assert outcome.failure == "diverged"
+    assert "learning_rate" in outcome.message
+
+
+def test_a_damaged_mask_file_is_refused_by_name(
+    root: Path, toy: tuple[ModelFacts, TaskFacts], executor: LocalExecutor, tmp_path: Path
+) -> None:
+    """A parent's mask that is not what was committed is never trained under."""
+    model, task = toy
+    file = tmp_path / "mask.arrow"
+    file.write_bytes(b"ARROW1 but not what was committed")
+    ref = ArtifactRef(uri=str(file), sha256="0" * 64)
+    source = TrainedMask(parent="f" * 64, num_removed=K)
+    outcome = end_of(executor, request(root, model, task, mask=source, mask_file=ref))
+    assert isinstance(outcome, Failed)
+    assert outcome.failure == "user_error"
+    assert str(file) in outcome.message and "run the sweep again" in outcome.message
+
+
+def test_the_proofs_can_fail(toy: tuple[ModelFacts, TaskFacts]) -> None:
+    """One changed bit of theta_0, or one removed weight that moved, ends a trial."""
+    model, _ = toy
+    folder = Path(model.place.folder)
+    start = {name: values.copy() for name, values in iter_parameters(folder)}
+    assert prove_rewound(start, folder, None) == len(start)
+    name = model.prunable.names[0]
+    start[name].view(np.int32)[0, 0] ^= 1
+    with pytest.raises(Exception, match="does not start from theta_0"):
+        prove_rewound(start, folder, None)
+    mask = random_uniform(model.prunable, K, 5)
+    with pytest.raises(Exception, match=r"removed weights of .* moved in the model"):
+        prove_zeros(start, mask, "model")
+
+
+def test_every_step_sees_each_example_once_an_epoch(
+    root: Path, toy: tuple[ModelFacts, TaskFacts]
+) -> None:
+    """Batches cover an epoch exactly; the last, smaller one is kept."""
+    spec = request(root, *toy, train_steps=10).spec
+    num = 70
+    batches = list(global_batches(spec, num))
+    assert [len(batch) for batch in batches[:5]] == [16, 16, 16, 16, 6]
+    assert sorted(itertools.chain(*batches[:5])) == list(range(num))
+    assert [*batches[0]] != [*batches[5]]
