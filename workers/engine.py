@@ -54,6 +54,7 @@ def make_engine(model: nn.Module, recipe: Recipe, micro_batch_size: int, num_ran
         lr=recipe.learning_rate,
         betas=(recipe.adam_beta1, recipe.adam_beta2),
         eps=recipe.adam_epsilon,
+        fused=True,  # one pass over the weights, on CPU too
     )
     engine, *_ = deepspeed.initialize(
         model=model,
