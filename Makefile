@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test test-slow
+.PHONY: help venv search lint test test-slow
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -20,6 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[quickstart,dev]'
 	touch $@
+
+search: $(STAMP)  ## Run a real ticket search on embedded data; run it again to go on
+	$(BIN)/tickets run examples/quickstart.yaml
 
 lint: $(STAMP)  ## Check style, formatting, types and the order of imports
 	$(BIN)/ruff check
