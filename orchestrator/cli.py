@@ -104,7 +104,7 @@ def status(sweep: SweepPath, as_json: AsJson = False) -> None:
         rows, counts, meta = reader.trials(), reader.counts(), reader.meta()
     if as_json:
         data = [{**vars(row), "state": row.state.value} for row in rows]
-        typer.echo(json.dumps({"sweep": meta["sweep_name"], "trials": data}, indent=2, default=str))
+        typer.echo(json.dumps({"sweep": meta["name"], "trials": data}, indent=2, default=str))
         return
     table = Table("key", "trial", "state", "attempts", "message", title=f"sweep {sweep}")
     for row in rows:

@@ -1,0 +1,126 @@
+"""What a user sees: exit codes, all faults at once, and commands that stay light."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.store import Store
+from tests.workers.requests import make_model, make_task
+
+FIVE_FAULTS = """
+name: bad
+models: [{name: m, source: nowhere, colour: red}]
+tasks: [{name: t, source: {kind: glue-folder, task: sst3, path: x}}]
+seeds: [1, 2, 3]
+schedule: {kind: geometric, rate: 1.5, rounds: 0}
+recipe: {epochs: 1, learning_rate: fast}
+"""
+
+
+def tickets(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    code = (
+        "import sys, orchestrator.cli as c\n"
+        "try:\n    c.main()\n"
+        "finally:\n    heavy = {'torch', 'ray', 'deepspeed', 'transformers'} & set(sys.modules)\n"
+        "    print('HEAVY', sorted(heavy), file=sys.stderr)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(cwd), "COLUMNS": "200"},
+    )
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cli")
+    model, data = make_model(root / "model"), make_task(root / "data", num_train=200)
+    text = f"""
+name: toy
+models: [{{name: tiny, source: {model}}}]
+tasks:
+  - name: toy
+    source: {{kind: files, train: {data}/train.jsonl, report: {data}/dev.jsonl,
+              text: text, label: label, problem: classification}}
+    max_length: 24
+seeds: [1, 2, 3]
+schedule: {{kind: levels, levels: [0.3, 0.5]}}
+controls: [random-uniform]
+recipe: {{epochs: 1, batch_size: 16, learning_rate: 1.0e-3}}
+store: {root}/store
+"""
+    path = root / "sweep.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_validate_prints_every_fault_and_exits_2(tmp_path: Path) -> None:
+    """Five faults in one file give five lines, exit code 2 and no traceback."""
+    (tmp_path / "bad.yaml").write_text(FIVE_FAULTS)
+    done = tickets("validate", "bad.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    for field in ("colour", "sst3", "rate", "rounds", "learning_rate"):
+        assert field in done.stderr
+    assert "5 faults found" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_sweep_is_one_sentence(tmp_path: Path) -> None:
+    """A file that is not there is named, with exit code 2."""
+    done = tickets("plan", "none.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "none.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_light_commands_load_no_training_library(sweep: Path) -> None:
+    """--help, validate and plan answer without torch, Ray, transformers or DeepSpeed."""
+    for arguments in (["--help"], ["validate", str(sweep)], ["plan", str(sweep)]):
+        done = tickets(*arguments, cwd=sweep.parent)
+        assert done.returncode == 0, done.stderr
+        assert "HEAVY []" in done.stderr
+
+
+def test_plan_counts_and_explains(sweep: Path) -> None:
+    """A new sweep: 3 dense, 3 x 2 finals and 3 x 2 controls, none of them done."""
+    done = tickets("plan", str(sweep), "--json", cwd=sweep.parent)
+    plan = json.loads(done.stdout)
+    assert plan["num_run"] + plan["num_wait"] == 15
+    assert plan["num_reuse"] == 0
+    assert all(row["reason"] for row in plan["rows"])
+
+
+def test_explain_key_names_the_difference(sweep: Path) -> None:
+    """Two dense trials differ in their seed and in nothing else."""
+    rows = json.loads(tickets("plan", str(sweep), "--json", cwd=sweep.parent).stdout)["rows"]
+    keys = [row["key"] for row in rows if row["kind"] == "dense"]
+    done = tickets("explain-key", str(sweep), keys[0], keys[1], "--json", cwd=sweep.parent)
+    assert [row[0] for row in json.loads(done.stdout)] == ["seed"]
+
+
+def test_status_before_the_first_run_says_what_to_do(sweep: Path) -> None:
+    """Without a journal, status names the command that starts the sweep."""
+    done = tickets("status", str(sweep), cwd=sweep.parent)
+    assert done.returncode == 2
+    assert "tickets run" in done.stderr
+
+
+@pytest.mark.ray
+def test_run_finishes_on_ray_and_a_second_run_trains_nothing(sweep: Path) -> None:
+    """All 15 trials succeed on a real local Ray; afterwards the plan has nothing to run."""
+    done = tickets("run", str(sweep), cwd=sweep.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SUCCEEDED 15" in done.stdout
+    before = sorted(Store(str(sweep.parent / "store")).trial_keys())
+    again = tickets("run", str(sweep), cwd=sweep.parent)
+    assert "0 to run" in again.stdout and "HEAVY []" in again.stderr
+    assert sorted(Store(str(sweep.parent / "store")).trial_keys()) == before
+    status = json.loads(tickets("status", str(sweep), "--json", cwd=sweep.parent).stdout)
+    assert {row["state"] for row in status["trials"]} == {"SUCCEEDED"}
