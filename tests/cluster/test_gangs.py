@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from ray.util.placement_group import placement_group_table
 from ray.util.state import list_actors, list_tasks
 
@@ -52,8 +53,12 @@ def new_executor(ray_session: Session) -> Iterator[NewExecutor]:
         executor.close()
 
 
+def _head() -> str:
+    return str(ray.get_runtime_context().gcs_address)  # another Ray may run on this machine
+
+
 def _living_ranks() -> list[str]:
-    return [actor.name for actor in list_actors(filters=[("state", "!=", "DEAD")])]
+    return [actor.name for actor in list_actors(address=_head(), filters=[("state", "!=", "DEAD")])]
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
@@ -129,7 +134,9 @@ def test_names_are_seen_in_ray(new_executor: NewExecutor) -> None:
     assert names[0].startswith("tickets-gang") and names[0].endswith("-rank0")
     assert names[1] == names[0].replace("-rank0", "-rank1")
     label = [("name", "=", "return:find me")]
-    eventually(lambda: len(list_tasks(filters=label)) == 2)  # one call to each rank
+    eventually(
+        lambda: len(list_tasks(address=_head(), filters=label)) == 2
+    )  # one call to each rank
 
 
 def test_gang_stays_warm_until_its_trial_count(new_executor: NewExecutor) -> None:

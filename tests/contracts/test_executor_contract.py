@@ -51,9 +51,17 @@ def executor(new_executor: NewExecutor) -> Iterator[Executor]:
     executor.close()
 
 
+def _head() -> str:
+    return str(ray.get_runtime_context().gcs_address)  # another Ray may run on this machine
+
+
 def _leftovers() -> list[str]:
     threads = [thread.name for thread in threading.enumerate() if "tickets" in thread.name]
-    actors = list_actors(filters=[("state", "!=", "DEAD")]) if ray.is_initialized() else []
+    actors = (
+        list_actors(address=_head(), filters=[("state", "!=", "DEAD")])
+        if ray.is_initialized()
+        else []
+    )
     return threads + [str(actor.name) for actor in actors]
 
 
