@@ -106,7 +106,8 @@ def rank_environment(compute: Compute) -> dict[str, str]:
     """Return the variables a rank's process must have before torch is imported.
 
     Threads follow the rank's CPU share, since every library would otherwise start one per core
-    of the node. Freed memory is kept for the next step. A rank without GPU hides all GPUs and tells DeepSpeed not to look for one.
+    of the node. Freed memory is kept for the next step. A rank without GPU hides all GPUs and
+    tells DeepSpeed not to look for one.
     """
     environment = dict.fromkeys(_THREAD_VARIABLES, str(compute.num_threads))
     environment |= {"TOKENIZERS_PARALLELISM": "false", **_KEEP_FREED_MEMORY}
