@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,6 +25,9 @@ from search_spaces.contracts import TrialState
 from search_spaces.errors import SpecError, UserError
 from search_spaces.explain import explain_difference
 from search_spaces.loading import load_sweep, show
+
+if TYPE_CHECKING:
+    from orchestrator.tracking import MlflowTracker
 
 app = typer.Typer(
     help="Search for winning lottery tickets in BERT: sweeps of fine-tune, prune, rewind.",
@@ -87,13 +90,29 @@ def run(sweep: SweepPath) -> None:
     store = Store(context.spec.store)
     made = make_plan(context.trials, store, compute_of(context.spec))
     console.print(_plan_summary(made), highlight=False)
+    from orchestrator.tracking import MlflowTracker, experiment_of
+
+    spec = context.spec
+    tracker = MlflowTracker(
+        spec.tracking.uri, experiment_of(spec), spec.name, context.info.sweep_hash
+    )
     if made.num_run + made.num_wait == 0:
+        _mirror_finished(context, tracker, store)
         return
+    from orchestrator.listeners import ListenerGroup
     from orchestrator.progress import LiveProgress
     from orchestrator.running import run_on_ray
+    from orchestrator.tracking_listener import TrackingListener
 
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    tracking = TrackingListener(tracker, spec, store, say)
     with LiveProgress(console, len(context.trials)) as progress:
-        outcome = run_on_ray(context, progress, lambda text: console.print(text, highlight=False))
+        outcome = run_on_ray(context, ListenerGroup([progress, tracking]), say)
+    if not tracking.close():
+        say("Not all results reached MLflow. They are in the store: run the sweep again.")
+    say(f"MLflow: {spec.tracking.uri}  see: mlflow ui --backend-store-uri {spec.tracking.uri}")
     _close(console, sweep, outcome)
 
 
@@ -112,6 +131,53 @@ def status(sweep: SweepPath, as_json: AsJson = False) -> None:
     console = Console()
     console.print(table)
     console.print("  ".join(f"{state.value} {num}" for state, num in counts.items() if num))
+
+
+@app.command()
+def best(
+    uri: Annotated[str, typer.Option(help="MLflow tracking URI.", envvar="MLFLOW_TRACKING_URI")],
+    experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "tickets",
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Verdict rule; default: the sweep's.")] = None,
+    min_sparsity: Annotated[float, typer.Option(help="Fraction in [0, 1).")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask MLflow alone for the sparsest matching tickets."""
+    from orchestrator.queries import best as best_tickets
+
+    found = best_tickets(uri, experiment, task=task, rule=rule, min_sparsity=min_sparsity)
+    if as_json:
+        typer.echo(json.dumps([vars(ticket) for ticket in found], indent=2))
+        return
+    names = ("model", "task", "method", "rule", "sparsity", "n", "select", "report", "verdict")
+    table = Table(*names, title="sparsest matching tickets")
+    for ticket in found:
+        scores = [ticket.select_mean, ticket.report_mean]
+        shown = ["-" if score is None else f"{score:.4f}" for score in scores]
+        row = [ticket.model, ticket.task, ticket.method, ticket.rule, f"{ticket.sparsity:.3g}"]
+        table.add_row(*row, str(ticket.num_seeds), *shown, ticket.report_outcome)
+    Console().print(table if found else "No ticket matches.")
+
+
+@app.command()
+def lineage(
+    key: Annotated[str, typer.Argument(help="First characters of a trial's key.")],
+    uri: Annotated[str, typer.Option(help="MLflow tracking URI.", envvar="MLFLOW_TRACKING_URI")],
+    experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "tickets",
+    as_json: AsJson = False,
+) -> None:
+    """Show from MLflow alone the chain of trials that a ticket came from."""
+    from orchestrator.queries import lineage as chain
+
+    rows = chain(uri, experiment, key)
+    if as_json:
+        typer.echo(json.dumps([vars(row) for row in rows], indent=2))
+        return
+    table = Table("key", "sparsity", "removed", "mask")
+    for row in rows:
+        mask = short(row.mask_sha256) if row.mask_sha256 else "dense"
+        table.add_row(short(row.trial_key), f"{row.sparsity:.3g}", f"{row.num_removed:,}", mask)
+    Console().print(table)
 
 
 @app.command("explain-key")
@@ -152,6 +218,18 @@ def main() -> None:
     except UserError as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
+
+
+def _mirror_finished(context: SweepContext, tracker: MlflowTracker, store: Store) -> None:
+    """Bring MLflow up to date with a sweep that has nothing left to run."""
+    from orchestrator.judging import judge_sweep
+
+    found = {trial.key: store.read(trial.key) for trial in context.trials}
+    results = {key: result for key, result in found.items() if result is not None}
+    tracker.catch_up(context.trials, store)
+    judged = judge_sweep(context.spec, context.trials, results)
+    tracker.log_verdicts(judged, context.spec.verdict.rule)
+    tracker.finish(succeeded=True)
 
 
 def _plan_data(made: Plan) -> dict[str, Any]:

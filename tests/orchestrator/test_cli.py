@@ -56,6 +56,7 @@ schedule: {{kind: levels, levels: [0.3, 0.5]}}
 controls: [random-uniform]
 recipe: {{epochs: 1, batch_size: 16, learning_rate: 1.0e-3}}
 store: {root}/store
+tracking: {{uri: 'sqlite:///{root}/mlflow.db', experiment: toy}}
 """
     path = root / "sweep.yaml"
     path.write_text(text)
@@ -122,5 +123,13 @@ def test_run_finishes_on_ray_and_a_second_run_trains_nothing(sweep: Path) -> Non
     again = tickets("run", str(sweep), cwd=sweep.parent)
     assert "0 to run" in again.stdout and "HEAVY []" in again.stderr
     assert sorted(Store(str(sweep.parent / "store")).trial_keys()) == before
+    uri = f"sqlite:///{sweep.parent}/mlflow.db"
+    found = tickets("best", "--uri", uri, "--experiment", "toy", "--json", cwd=sweep.parent)
+    assert found.returncode == 0 and "HEAVY []" in found.stderr, found.stderr
+    assert isinstance(json.loads(found.stdout), list)
+    chain = tickets(
+        "lineage", before[0], "--uri", uri, "--experiment", "toy", "--json", cwd=sweep.parent
+    )
+    assert json.loads(chain.stdout)[0]["trial_key"] == before[0]
     status = json.loads(tickets("status", str(sweep), "--json", cwd=sweep.parent).stdout)
     assert {row["state"] for row in status["trials"]} == {"SUCCEEDED"}

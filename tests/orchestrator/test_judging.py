@@ -26,9 +26,9 @@ def make_sweep(**changes: object) -> SweepSpec:
 
 
 def judged_trial(kind: str, seed: int, num_removed: int, method: str) -> Trial:
-    trial = make_trial(seed, "p" * 64 if num_removed else None, num_removed, kind=kind)
+    trial = make_trial(seed, "a" * 64 if num_removed else None, num_removed, kind=kind)
     if kind == "control":  # another mask, so another key
-        trial = make_trial(seed, "q" * 64, num_removed, kind=kind)
+        trial = make_trial(seed, "b" * 64, num_removed, kind=kind)
     role = Role.model_validate({**trial.roles[0].model_dump(), "method": method})
     return trial.model_copy(update={"roles": (role,)})
 

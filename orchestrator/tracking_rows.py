@@ -1,0 +1,121 @@
+"""What a trial and a verdict look like in MLflow: params, metrics and tags as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from orchestrator.judging import REPORT, SELECT, Judged
+from orchestrator.rules import RULES
+from orchestrator.verdicts import LevelVerdict
+from search_spaces.contracts import TrialResult
+from search_spaces.trial import Trial, TrialSpec
+
+# Identity, run name, metrics, tags.
+VerdictRow = tuple[tuple[str, ...], str, dict[str, float], dict[str, str]]
+
+
+def trial_params(spec: TrialSpec) -> dict[str, str]:
+    """Return what decides a trial's result: recipe and identities. Never changes."""
+    params = {f"recipe.{name}": value for name, value in spec.recipe.model_dump().items()}
+    params |= {f"model.{name}": value for name, value in spec.model.model_dump().items()}
+    params |= {f"task.{name}": value for name, value in spec.task.model_dump().items()}
+    params |= {"seed": spec.seed, "code_version": spec.code_version}
+    params["mask"] = spec.mask.model_dump_json() if spec.mask else "none"
+    return {name: str(value) for name, value in params.items()}
+
+
+def trial_metrics(trial: Trial, result: TrialResult) -> dict[str, float]:
+    """Return what trials are ranked by: scores of each split, sparsity, seconds."""
+    metrics = {
+        f"{split}.{name}": value
+        for split, score in result.scores.items()
+        for name, value in score.metrics.items()
+    }
+    if SELECT in result.scores:
+        metrics["score"] = result.primary(SELECT)
+    metrics["num_removed"] = trial.spec.num_removed
+    metrics["sparsity"] = trial.spec.num_removed / trial.spec.model.num_prunable
+    metrics |= {f"seconds.{name}": value for name, value in result.seconds.items()}
+    metrics["peak_memory_gib"] = result.peak_memory_gib
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def trial_tags(trial: Trial, result: TrialResult) -> dict[str, str]:
+    """Return what trials are filtered by, and what differs between attempts."""
+    role = trial.main_role
+    return {
+        "kind": trial.kind,
+        "roles": ",".join(sorted({r.label for r in trial.roles})),
+        "method": role.method or "dense",
+        "task": role.task,
+        "model": role.model,
+        "seed": str(role.seed),
+        "parents": ",".join(trial.spec.parents),
+        "theta0": trial.spec.model.theta0_sha256,
+        "metric": result.metric,
+        "attempt": result.attempt,
+        "host": result.host,
+        "numerics": result.numerics.model_dump_json(),
+    }
+
+
+def verdict_rows(judged: Sequence[Judged]) -> Iterator[VerdictRow]:
+    """Yield a row for each (model, task, method, level, rule), judged on select."""
+    reported = {(j.model, j.task, j.method): j for j in judged if j.split == REPORT}
+    for one in judged:
+        if one.split == SELECT:
+            report = reported[one.model, one.task, one.method]
+            for level in range(len(one.levels)):
+                for rule in RULES:
+                    yield _row(one, report, level, rule)
+
+
+def _row(select: Judged, report: Judged, level: int, rule: str) -> VerdictRow:
+    ours, theirs = select.curve.levels[level], report.curve.levels[level]
+    reached = select.curve.rules[rule].sparsest_contiguous
+    metrics = {"sparsity": ours.sparsity, "num_removed": float(ours.num_removed)}
+    metrics |= _numbers(ours, "") | _numbers(theirs, "report.")
+    for name, comparisons in select.controls.items():
+        difference = comparisons[level].difference_mean
+        if difference is not None:
+            metrics[f"over.{name}"] = float(difference)
+    flags = [*ours.flags, *(["same_split"] if select.same_split else [])]
+    tags = {
+        "kind": "verdict",
+        "rule": rule,
+        "matching": _word(ours.outcomes[rule] == "matching"),
+        "contiguous": _word(reached is not None and ours.sparsity <= reached),
+        "report.matching": _word(theirs.outcomes[rule] == "matching"),
+        "outcome": ours.outcomes[rule],
+        "report.outcome": theirs.outcomes[rule],
+        "reason": ours.reasons[rule],
+        "task": select.task,
+        "model": select.model,
+        "method": select.method,
+        "flags": ",".join(flags),
+        "trials": ",".join(key for _, key in sorted(select.trial_keys[level].items())),
+    }
+    tags |= {f"rule.{name}": outcome for name, outcome in ours.outcomes.items()}
+    for name, comparisons in select.controls.items():
+        verdict = comparisons[level].beats
+        tags[f"beats.{name}"] = "undecided" if verdict is None else _word(verdict)
+    identity = (select.model, select.task, select.method, str(ours.num_removed), rule)
+    name = f"verdict:{select.task}:{select.method}:{ours.sparsity:.3g}:{rule}"
+    return identity, name, metrics, tags
+
+
+def _numbers(level: LevelVerdict, prefix: str) -> dict[str, float]:
+    numbers = {
+        "num_seeds": level.n,
+        "ticket_mean": level.ticket_mean,
+        "ticket_std": level.ticket_std,
+        "dense_mean": level.dense_mean,
+        "dense_std": level.dense_std,
+        "difference": level.difference_mean,
+        "difference_lower_bound": level.difference_lower_bound,
+    }
+    return {prefix + name: float(value) for name, value in numbers.items() if value is not None}
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"

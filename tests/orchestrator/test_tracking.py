@@ -1,0 +1,211 @@
+"""The mirror in a real MLflow on SQLite: idempotent, quick to complain, never in the way."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from orchestrator.listeners import SweepOutcome
+from orchestrator.store import Store
+from orchestrator.tracking import MlflowTracker
+from orchestrator.tracking_client import open_client, quoted, search_all
+from orchestrator.tracking_listener import TrackingListener
+from search_spaces.contracts import TrialResult, TrialState
+from search_spaces.errors import UserError
+from search_spaces.trial import Trial
+from tests.orchestrator.factories import finish, make_lineage, make_result
+from tests.orchestrator.test_judging import make_sweep, small_world
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for all tests of this file, below a folder that is not there yet."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/new/mlflow.db"
+
+
+def runs_of(uri: str, experiment: str, condition: str = "") -> list[Run]:
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    return search_all(client, found.experiment_id, condition)
+
+
+def committed_lineage(tmp_path: Path) -> tuple[Store, list[Trial], list[TrialResult]]:
+    store, trials = Store(str(tmp_path / "store")), make_lineage()
+    results = [finish(store.uri, trial, "a1") for trial in trials]
+    for trial, result in zip(trials, results, strict=True):
+        store.commit(result, trial.spec)
+    return store, trials, results
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_mirroring_twice_makes_no_run_twice(uri: str, tmp_path: Path) -> None:
+    """One parent and one run per trial, however often and from however many processes."""
+    store, trials, _ = committed_lineage(tmp_path)
+    for _ in range(2):
+        tracker = MlflowTracker(uri, "twice", "small", "hash")
+        assert tracker.catch_up(trials, store) == 3
+    runs = runs_of(uri, "twice")
+    assert len(runs) == 4
+    (parent,) = runs_of(uri, "twice", "tags.kind = 'sweep'")
+    children = [run for run in runs if run.info.run_id != parent.info.run_id]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.data.tags["trial_key"] for run in children} == {trial.key for trial in trials}
+
+
+def test_a_run_holds_what_people_rank_and_filter_by(uri: str, tmp_path: Path) -> None:
+    """Scores by split, sparsity, losses by step, recipe, data and the chain back to dense."""
+    store, trials, _ = committed_lineage(tmp_path)
+    tracker = MlflowTracker(uri, "content", "small", "hash")
+    client = MlflowClient(uri)
+    run_id = [tracker.mirror(t, r, store) for t, r in zip(trials, _, strict=True)][-1]
+    run = client.get_run(run_id)
+    assert run.info.run_name == "round:toy:imp:r2:0.2:s0"
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["select.accuracy"] == 0.9
+    assert run.data.metrics["sparsity"] == 0.2
+    assert run.data.metrics["num_removed"] == 200
+    assert run.data.metrics["seconds.train"] == 2.0
+    assert run.data.params["recipe.learning_rate"] == "0.0001"
+    assert run.data.tags["parents"] == trials[1].key
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "loss")] == [
+        (1, 0.7),
+        (10, 0.3),
+    ]
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("toy", "data")
+    assert [item.path for item in client.list_artifacts(run_id)] == ["lineage.json"]
+
+
+def test_a_finals_mask_lies_beside_its_run(uri: str, tmp_path: Path) -> None:
+    """The mask file is the committed one, byte for byte."""
+    store, trials, results = committed_lineage(tmp_path)
+    role = trials[1].roles[0].model_copy(update={"kind": "final"})
+    final = trials[1].model_copy(update={"roles": (role,)})
+    run_id = MlflowTracker(uri, "masks", "small", "hash").mirror(final, results[1], store)
+    name = "mask-global-magnitude-100.arrow"
+    path = MlflowClient(uri).download_artifacts(run_id, f"masks/{name}", str(tmp_path))
+    assert Path(path).read_bytes() == f"{trials[0].key} {name}".encode()
+
+
+def test_a_half_written_run_is_completed(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that dies between two calls leaves a run that the next one finds and finishes."""
+    store, trials, _ = committed_lineage(tmp_path)
+    tracker = MlflowTracker(uri, "killed", "small", "hash")
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "_log_losses", die)
+        with pytest.raises(Killed):
+            tracker.catch_up(trials, store)
+    assert [r.info.status for r in runs_of(uri, "killed", "tags.kind = 'round'")] == ["RUNNING"]
+    MlflowTracker(uri, "killed", "small", "hash").catch_up(trials, store)
+    rounds = runs_of(uri, "killed", "tags.kind = 'round'")
+    assert [run.info.status for run in rounds] == ["FINISHED"] * 3
+    assert all(run.data.metrics["loss"] == 0.3 for run in rounds)
+
+
+def outcome(num: int) -> SweepOutcome:
+    counts = dict.fromkeys(TrialState, 0) | {TrialState.SUCCEEDED: num}
+    return SweepOutcome(counts, {}, False)
+
+
+def test_the_listener_mirrors_trials_and_verdicts(uri: str, tmp_path: Path) -> None:
+    """After close there is a run per trial, and one per level and rule, also the second time."""
+    trials, results = small_world()
+    store, said = Store(str(tmp_path)), list[str]()
+    for _ in range(2):
+        tracker = MlflowTracker(uri, "listener", "small", "hash")
+        listener = TrackingListener(tracker, make_sweep(), store, said.append)
+        for trial in trials:
+            listener.succeeded(trial, results[trial.key])
+        listener.finished(outcome(len(trials)))
+        assert listener.close(30)
+    assert said == []
+    assert len(runs_of(uri, "listener", "tags.trial_key != ''")) == len(trials)
+    verdicts = runs_of(uri, "listener", "tags.kind = 'verdict'")
+    assert len(verdicts) == 2 * 5
+    dense = runs_of(uri, "listener", "tags.kind = 'verdict' and tags.contiguous = 'true'")
+    assert {run.data.metrics["sparsity"] for run in dense} == {0.1}
+    (parent,) = runs_of(uri, "listener", "tags.kind = 'sweep'")
+    assert parent.info.status == "FINISHED"
+
+
+def test_a_failing_mlflow_is_said_once_and_caught_up_with(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep goes on, people are told once, and at the end nothing is missing."""
+    store, trials, results = committed_lineage(tmp_path)
+    tracker, said = MlflowTracker(uri, "outage", "small", "hash"), list[str]()
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "_client", MlflowClient(f"sqlite:///{tmp_path}/absent/m.db"))
+        listener = TrackingListener(tracker, make_sweep(), store, said.append)
+        for trial, result in zip(trials, results, strict=True):
+            listener.succeeded(trial, result)
+        deadline = time.monotonic() + 20
+        while len(said) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    listener.finished(outcome(3))
+    assert listener.close(30)
+    assert len(said) == 2 and "failed" in said[0] and "goes on" in said[1]
+    assert len(runs_of(uri, "outage", "tags.kind = 'round'")) == 3
+
+
+def test_a_dead_server_is_refused_within_seconds() -> None:
+    """The message names the URI and the next step."""
+    with socket.socket() as held:  # bound but not listening: every connection is refused
+        held.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{held.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(UserError, match=rf"MLflow at '{dead}' does not answer.*Start the"):
+            MlflowTracker(dead, "x", "small", "hash")
+        assert time.monotonic() - started < 10
+
+
+def test_a_silent_server_is_refused_in_time() -> None:
+    """A server that accepts and says nothing is as dead as none."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UserError, match="does not answer: timed out"):
+            open_client(silent, timeout_s=0.5)
+
+
+@pytest.mark.parametrize("folder", ["mlruns", "file:///mlruns"])
+def test_a_folder_is_refused_with_advice(folder: str) -> None:
+    with pytest.raises(UserError, match=rf"'{folder}' is a folder.*Write 'sqlite:///mlflow.db'"):
+        open_client(folder)
+
+
+def test_an_unknown_kind_of_uri_is_refused() -> None:
+    with pytest.raises(UserError, match="'bogus://x' does not answer"):
+        open_client("bogus://x")
+
+
+def test_a_database_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be made: .*Name a place where you may write"):
+        open_client(f"sqlite:///{tmp_path}/file/below/m.db")
+
+
+def test_filters_quote_what_can_be_quoted() -> None:
+    assert (quoted("a"), quoted("it's")) == ("'a'", '"it\'s"')
+    with pytest.raises(UserError, match="holds both"):
+        quoted("'\"")
+
+
+def test_without_a_store_no_file_is_copied(uri: str) -> None:
+    """Scores alone can be mirrored: lineage and masks need the store."""
+    trial = make_lineage()[0]
+    run_id = MlflowTracker(uri, "bare", "small", "hash").mirror(trial, make_result(trial, "a1"))
+    assert MlflowClient(uri).list_artifacts(run_id) == []
