@@ -117,6 +117,8 @@ def finetune(
                 raise _diverged(step, value)
             losses.append((step, value))
             on_step(step, value)
+    if not all(bool(torch.isfinite(weights).all()) for weights in engine.module.parameters()):
+        raise _diverged(recipe.train_steps, math.nan)  # the last update itself overflowed
     return Trained(tuple(losses), num_tokens)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from search_spaces.contracts import (
     ArtifactInfo,
+    FailureClass,
     MaskArtifact,
     NumericsClass,
     Proof,
@@ -28,6 +29,7 @@ from workers.carry import Carried, restore_head, starting_point
 from workers.classifier import Classifier, draw_head, load_theta0
 from workers.engine import apply_masks, make_engine, masters
 from workers.evaluate import evaluate
+from workers.failures import TrialFailure
 from workers.finetune import Shard, finetune
 from workers.input_mask import input_mask, worker_prunable_set
 from workers.mask import Mask
@@ -164,6 +166,9 @@ def shard_of(request: TrialRequest) -> Shard:
     """Return this rank's part of each batch."""
     num_ranks = request.compute.num_ranks
     share = request.spec.recipe.batch_size // num_ranks
+    if request.compute.layout != "unpadded":
+        message = "resources.layout is 'padded', but trials run unpadded only. Remove the field."
+        raise TrialFailure(FailureClass.USER_ERROR, message)
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     return Shard(rank, num_ranks, request.compute.micro_batch_size or share)
 

@@ -27,12 +27,14 @@ from search_spaces.trial import (
 )
 from tests.workers.requests import facts, request
 from workers.classifier import Classifier, draw_head, load_theta0
+from workers.failures import TrialFailure
 from workers.finetune import global_batches
 from workers.mask_file import read_mask
 from workers.proof import prove_rewound, prove_zeros
 from workers.pruners import random_uniform
 from workers.seeds import stream
 from workers.tokens import token_splits
+from workers.trial import shard_of
 
 K = 1000
 
@@ -228,6 +230,30 @@ def test_a_diverging_trial_says_so(
     assert isinstance(outcome, Failed)
     assert outcome.failure == "diverged"
     assert "learning_rate" in outcome.message
+
+
+def test_a_last_update_that_overflows_is_a_divergence(
+    root: Path, toy: tuple[ModelFacts, TaskFacts], executor: LocalExecutor
+) -> None:
+    """A finite loss before an overflowing last step does not hide the divergence."""
+    model, task = toy
+    outcome = end_of(
+        executor,
+        request(
+            root, model, task, train_steps=1, warmup_steps=0, learning_rate=1e39, max_grad_norm=0.0
+        ),
+    )
+    assert isinstance(outcome, Failed)
+    assert outcome.failure == "diverged"
+
+
+def test_the_padded_layout_is_refused_and_not_silently_unpadded(
+    root: Path, toy: tuple[ModelFacts, TaskFacts]
+) -> None:
+    """A layout that the worker does not have is a user error with its remedy."""
+    wanted = request(root, *toy, compute=Compute(layout="padded"))
+    with pytest.raises(TrialFailure, match=r"trials run unpadded only\. Remove the field"):
+        shard_of(wanted)
 
 
 def test_a_damaged_mask_file_is_refused_by_name(
