@@ -67,7 +67,7 @@ def judge_sweep(
         results: Committed results by trial key.
         failed: Keys of trials that failed for good.
     """
-    table = _Table(trials, results, failed)
+    table = _Table(spec.seeds, trials, results, failed)
     return [
         judged
         for model in spec.models
@@ -108,11 +108,12 @@ class _Table:
 
     def __init__(
         self,
+        seeds: Sequence[int],
         trials: Sequence[Trial],
         results: Mapping[str, TrialResult],
         failed: Collection[str],
     ) -> None:
-        self._results, self._failed = results, failed
+        self._seeds, self._results, self._failed = seeds, results, failed
         self._sides: dict[tuple[str, str, str, str], dict[float, _Side]] = defaultdict(dict)
         for trial in trials:
             for role in trial.roles:
@@ -161,9 +162,14 @@ class _Table:
         return [self._results[t.key] for t in side.values() if t.key in self._results]
 
     def _scores(self, side: _Side, split: str) -> dict[int, float | None]:
-        """Every metric that tasks can name is higher-is-better, so none changes its sign."""
+        """Return the score of every seed of the sweep: none is dropped, not even by a cancel.
+
+        Every metric that tasks can name is higher-is-better, so none changes its sign.
+        """
         results = {seed: self._results.get(trial.key) for seed, trial in side.items()}
         return {
-            seed: result.primary(split) if result and split in result.scores else None
-            for seed, result in results.items()
+            seed: result.primary(split)
+            if (result := results.get(seed)) and split in result.scores
+            else None
+            for seed in self._seeds
         }

@@ -10,6 +10,7 @@ from functools import partial
 
 from orchestrator.judging import judge_sweep
 from orchestrator.listeners import SilentListener, SweepOutcome
+from orchestrator.scheduler import Cause
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
 from search_spaces.contracts import TrialResult
@@ -40,6 +41,7 @@ class TrackingListener(SilentListener):
         self._trials: dict[str, Trial] = {}
         self._results: dict[str, TrialResult] = {}
         self._mirrored: set[str] = set()
+        self._blocked: set[str] = set()
         self._outcome: SweepOutcome | None = None
         self._ended = threading.Event()
         self._is_complete = False
@@ -60,6 +62,11 @@ class TrackingListener(SilentListener):
     def reused(self, trial: Trial, result: TrialResult) -> None:
         """Mirror the trial soon, unless it is there."""
         self.succeeded(trial, result)
+
+    def blocked(self, trial: Trial, cause: Cause) -> None:
+        """Remember that the trial has failed with its ancestor."""
+        self._trials[trial.key] = trial
+        self._blocked.add(trial.key)
 
     def finished(self, outcome: SweepOutcome) -> None:
         """Let the thread catch up; ``close`` waits for it."""
@@ -109,7 +116,7 @@ class TrackingListener(SilentListener):
         self._tracker.check()
         for key in self._results.keys() - self._mirrored:
             self._mirror(self._trials[key], self._results[key])
-        failed = self._outcome.failures if self._outcome else {}
+        failed = self._blocked.union(self._outcome.failures if self._outcome else ())
         judged = judge_sweep(self._spec, list(self._trials.values()), self._results, failed)
         self._tracker.log_verdicts(judged, self._spec.verdict.rule)
         self._tracker.finish(self._outcome is not None and self._outcome.succeeded)

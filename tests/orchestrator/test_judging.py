@@ -90,3 +90,12 @@ def test_a_level_that_nobody_ran_is_unknown_and_one_that_failed_is_not() -> None
     assert [len(j.levels) for j in judge_sweep(make_sweep(), trials, results)] == [1, 1]
     failed = judge_sweep(make_sweep(), trials, results, failed=sparse)[0]
     assert failed.curve.levels[1].outcomes["noninferior"] == "undecided"
+
+
+def test_a_seed_that_never_started_is_not_dropped() -> None:
+    """Where a cancel kept one seed from ticket and dense alike, the others do not decide."""
+    trials, results = small_world()
+    started = [trial for trial in trials if trial.roles[0].seed != 3]
+    select = judge_sweep(make_sweep(), started, results)[0]
+    assert select.levels[0].dense[3] is None
+    assert select.curve.levels[0].outcomes["strict"] == "undecided"

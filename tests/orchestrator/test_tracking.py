@@ -11,11 +11,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from orchestrator.listeners import SweepOutcome
+from orchestrator.scheduler import Cause
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
 from orchestrator.tracking_client import open_client, quoted, search_all
 from orchestrator.tracking_listener import TrackingListener
-from search_spaces.contracts import TrialResult, TrialState
+from search_spaces.contracts import FailureClass, TrialResult, TrialState
 from search_spaces.errors import UserError
 from search_spaces.trial import Trial
 from tests.orchestrator.factories import finish, make_lineage, make_result
@@ -140,6 +141,22 @@ def test_the_listener_mirrors_trials_and_verdicts(uri: str, tmp_path: Path) -> N
     assert {run.data.metrics["sparsity"] for run in dense} == {0.1}
     (parent,) = runs_of(uri, "listener", "tags.kind = 'sweep'")
     assert parent.info.status == "FINISHED"
+
+
+def test_a_level_whose_lineages_failed_is_undecided(uri: str, tmp_path: Path) -> None:
+    """Finals that never ran because their ancestors failed end the curve; they are no gap."""
+    trials, results = small_world()
+    tracker, said = MlflowTracker(uri, "blocked", "small", "hash"), list[str]()
+    listener = TrackingListener(tracker, make_sweep(), Store(str(tmp_path)), said.append)
+    for trial in trials:
+        if trial.kind == "final" and trial.spec.num_removed == 200:
+            listener.blocked(trial, Cause("c" * 64, FailureClass.ERROR, "it broke"))
+        else:
+            listener.succeeded(trial, results[trial.key])
+    listener.finished(outcome(len(trials)))
+    assert listener.close(30)
+    undecided = runs_of(uri, "blocked", "tags.outcome = 'undecided' and tags.rule = 'strict'")
+    assert [run.data.metrics["sparsity"] for run in undecided] == [0.2]
 
 
 def test_a_failing_mlflow_is_said_once_and_caught_up_with(
