@@ -40,7 +40,7 @@ def run_on_ray(
         FailureClass.INFRASTRUCTURE: retries.infrastructure,
     }
     make_request = request_maker(spec, context.models, context.tasks, store, context.cache)
-    context.journal_path.parent.mkdir(parents=True, exist_ok=True)
+    store.check_writable()
     with Journal.open(context.journal_path, context.info, time.time()) as journal, Session() as ray:
         if ray.is_multi_node and "://" not in spec.store:
             announce(f"store {spec.store}: must be a folder that every node shares.")

@@ -38,6 +38,7 @@ class Storage:
             else:
                 self._filesystem, root = fs.LocalFileSystem(), self.uri
         self._root = root.rstrip("/")
+        self._refuse_file()
 
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted; none when there is no such folder."""
@@ -115,6 +116,12 @@ class Storage:
         self.publish_once(probe, b"")
         with self._explained("written"):
             self._filesystem.delete_file(self._at(probe))
+
+    def _refuse_file(self) -> None:
+        """Raise a UserError where a file lies: reading would find a store without results."""
+        with self._explained("opened"):
+            if self._filesystem.get_file_info(self._root).type == fs.FileType.File:
+                raise NotADirectoryError("it is a file, not a folder")
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"

@@ -275,11 +275,13 @@ def test_a_missing_artifact_is_explained(store):
 def test_a_store_that_cannot_be_used_is_explained(tmp_path):
     """The place and the next step are named."""
     (tmp_path / "file").write_text("not a folder")
-    store = Store(str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"store .*/file cannot be written: .* under 'store'"):
+    with pytest.raises(UserError, match=r"store .*/file cannot be opened: it is a file"):
+        Store(str(tmp_path / "file"))
+    store = Store(str(tmp_path / "file" / "below"))
+    with pytest.raises(UserError, match=r"store .*/below cannot be written: .* under 'store'"):
         store.check_writable()
     trial = make_trial()
-    with pytest.raises(UserError, match=r"store .*/file cannot be (read|written)"):
+    with pytest.raises(UserError, match=r"store .*/below cannot be (read|written)"):
         store.commit(make_result(trial, "a1"), trial.spec)
     with pytest.raises(UserError, match=r"store nope://x cannot be opened: .*Unrecognized"):
         Store("nope://x")
