@@ -108,8 +108,12 @@ def run(sweep: SweepPath) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
     tracking = TrackingListener(tracker, spec, store, say)
-    with LiveProgress(console, len(context.trials)) as progress:
-        outcome = run_on_ray(context, ListenerGroup([progress, tracking]), say)
+    try:
+        with LiveProgress(console, len(context.trials)) as progress:
+            outcome = run_on_ray(context, ListenerGroup([progress, tracking]), say)
+    except KeyboardInterrupt:  # while Ray starts: no trial has begun
+        say(_go_on(sweep))
+        raise typer.Exit(130) from None
     if not tracking.close():
         say("Not all results reached MLflow. They are in the store: run the sweep again.")
     say(f"MLflow: {spec.tracking.uri}  see: mlflow ui --backend-store-uri {spec.tracking.uri}")
@@ -259,11 +263,15 @@ def _close(console: Console, sweep: Path, outcome: SweepOutcome) -> None:
     text = "  ".join(f"{state.value} {num}" for state, num in outcome.counts.items() if num)
     console.print(text, highlight=False)
     if outcome.cancelled:
-        console.print(f"Stopped; nothing is lost. Go on with: tickets run {sweep}")
+        console.print(_go_on(sweep), soft_wrap=True)
         raise typer.Exit(130)
     if outcome.counts.get(TrialState.FAILED, 0):
         console.print(f"Some trials failed. See why with: tickets status {sweep}")
         raise typer.Exit(1)
+
+
+def _go_on(sweep: Path) -> str:
+    return f"Stopped; nothing is lost. Go on with: tickets run {sweep}"
 
 
 if __name__ == "__main__":
