@@ -1,0 +1,263 @@
+"""Write a sweep's report: one HTML file with everything inside, and its figures as PNG files."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from orchestrator import report_text
+from orchestrator.judging import SELECT, Judged, judge_sweep
+from orchestrator.report_curves import Curve, make_curves
+from orchestrator.report_plots import draw_curves
+from orchestrator.report_sections import (
+    PHASES,
+    MatrixTable,
+    cost_rows,
+    failure_rows,
+    identities,
+    matrix_table,
+    numerics_classes,
+    trial_rows,
+)
+from orchestrator.report_tables import VerdictRow, verdict_rows
+from orchestrator.report_text import Headline, headline
+from orchestrator.rules import RULES
+from orchestrator.verdicts import RuleCurve
+from search_spaces.canonical import short
+from search_spaces.contracts import TrialResult
+from search_spaces.errors import UserError
+from search_spaces.recipe_specs import RecipeSpec
+from search_spaces.sweep import SweepSpec, TaskSpec
+from search_spaces.trial import Trial
+
+REPORT_NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: the name of its PNG file, the bytes, and what it shows in words."""
+
+    name: str
+    png: bytes
+    text: str
+
+    @property
+    def uri(self) -> str:
+        """The figure as a data URI."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+@dataclass(frozen=True)
+class MethodSection:
+    """One method's tickets of a model and task; rules and matrices are missing before any run."""
+
+    method: str
+    headline: Headline
+    rows: tuple[VerdictRow, ...]
+    rules: Mapping[str, RuleCurve]
+    holm: float | None
+    matrices: MatrixTable | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """One model on one task."""
+
+    model: str
+    task: str
+    delta: float
+    same_split: bool
+    report_split: str
+    recipe: RecipeSpec
+    pictures: tuple[Picture, ...]
+    methods: tuple[MethodSection, ...]
+
+
+def write_report(
+    spec: SweepSpec,
+    trials: Sequence[Trial],
+    results: Mapping[str, TrialResult],
+    failed: Mapping[str, str],
+    folder: Path,
+) -> Path:
+    """Write ``report.html`` and the figures in it as PNG files; replaces older ones at once.
+
+    Args:
+        spec: The sweep.
+        trials: Its trials, with those that a policy added.
+        results: Committed results by trial key; those of other sweeps are ignored.
+        failed: Why a trial failed for good, by its key.
+        folder: Where to write; made if it does not exist.
+
+    Returns:
+        The path of the HTML file, which needs no other file.
+
+    Raises:
+        UserError: The sweep has no results yet, or the folder cannot be written.
+    """
+    own = {trial.key: results[trial.key] for trial in trials if trial.key in results}
+    if not own:
+        raise UserError(
+            f"sweep '{spec.name}': there are no results yet, so there is nothing to report. "
+            "Run it first: tickets run SWEEP."
+        )
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    judged = judge_sweep(spec, trials, own, failed)
+    sections = _sections(spec, judged, make_curves(spec, judged, trials, own), own)
+    page = _render(spec, trials, own, failed, sections)
+    with _writing(folder):
+        for picture in (picture for section in sections for picture in section.pictures):
+            _replace(folder / picture.name, picture.png)
+        _replace(folder / REPORT_NAME, page.encode())
+    return folder / REPORT_NAME
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"folder '{folder}': the report cannot be written there: {error.strerror}. "
+            "Name another folder, or mend its rights."
+        ) from None
+
+
+def _sections(
+    spec: SweepSpec,
+    judged: Sequence[Judged],
+    curves: Sequence[Curve],
+    results: Mapping[str, TrialResult],
+) -> list[Section]:
+    rows = verdict_rows(judged, spec.verdict.rule)
+    sections: list[Section] = []
+    for model in spec.models:
+        for task in spec.tasks:
+            own = [one for one in curves if (one.model, one.task) == (model.name, task.name)]
+            methods = (
+                _method(spec, model.name, task, m, rows, judged, results) for m in spec.methods
+            )
+            sections.append(
+                Section(
+                    model=model.name,
+                    task=task.name,
+                    delta=spec.delta_of(task),
+                    same_split=spec.same_split(task),
+                    report_split=spec.report_split_of(task),
+                    recipe=spec.recipe_of(task),
+                    pictures=_pictures(own, len(sections) + 1),
+                    methods=tuple(methods),
+                )
+            )
+    return sections
+
+
+def _method(
+    spec: SweepSpec,
+    model: str,
+    task: TaskSpec,
+    method: str,
+    rows: Sequence[VerdictRow],
+    judged: Sequence[Judged],
+    results: Mapping[str, TrialResult],
+) -> MethodSection:
+    wanted = (model, task.name, method)
+    own = tuple(row for row in rows if (row.model, row.task, row.method) == wanted)
+    said = headline(own, spec.verdict.rule, spec.delta_of(task))
+    curves = [j for j in judged if (j.model, j.task, j.method, j.split) == (*wanted, SELECT)]
+    if not curves:
+        return MethodSection(method, said, own, {}, None, None)
+    shown = next((index for index, row in enumerate(own) if row.is_best), len(own) - 1)
+    keys = list(curves[0].trial_keys[shown].values())
+    matrices = matrix_table(own[shown].sparsity, keys, results)
+    curve = curves[0].curve
+    return MethodSection(method, said, own, curve.rules, curve.sparsest_any_holm, matrices)
+
+
+def _pictures(curves: Sequence[Curve], section: int) -> tuple[Picture, ...]:
+    if not curves:
+        return ()
+    drawn = zip(curves, draw_curves(curves), strict=True)
+    return tuple(_picture(curve, png, section) for curve, png in drawn)
+
+
+def _picture(curve: Curve, png: bytes, section: int) -> Picture:
+    # A model's name may hold anything; the number keeps apart what the cleaning makes equal.
+    title = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{curve.model}-{curve.task}-{curve.split}")
+    levels = ", ".join(report_text.show_percent(level) for level in curve.levels)
+    series = ", ".join(one.name for one in (*curve.tickets, *curve.controls))
+    split = "select and report" if curve.same_split else curve.split
+    text = (
+        f"{curve.metric} of {curve.task} on {split} at {levels} sparsity: {series} and dense; "
+        "the numbers are in the tables below."
+    )
+    return Picture(f"curve-{section:02d}-{title}.png", png, text)
+
+
+def _render(
+    spec: SweepSpec,
+    trials: Sequence[Trial],
+    results: Mapping[str, TrialResult],
+    failed: Mapping[str, str],
+    sections: Sequence[Section],
+) -> str:
+    models, tasks = identities(trials)
+    return _template().render(
+        spec=spec,
+        css=_resource("report.css"),
+        sections=sections,
+        num_trials=len(trials),
+        num_results=len(results),
+        failures=failure_rows(trials, failed),
+        rules=RULES,
+        rule_texts=report_text.RULE_TEXTS,
+        flag_texts=report_text.FLAG_TEXTS,
+        outcome_words=report_text.OUTCOME_WORDS,
+        phases=PHASES,
+        costs=cost_rows(trials, results),
+        models=models,
+        tasks=tasks,
+        numerics=numerics_classes(results),
+        trials=trial_rows(trials, results, failed),
+        code_versions=sorted({trial.spec.code_version for trial in trials}),
+        missing=report_text.MISSING,
+    )
+
+
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "score": report_text.show_score,
+        "signed": report_text.show_signed,
+        "percent": report_text.show_percent,
+        "share": report_text.show_share,
+        "count": report_text.show_count,
+        "seconds": report_text.show_seconds,
+        "short": short,
+    }
+    return environment.from_string(_resource("report.html.j2"))
+
+
+def _resource(name: str) -> str:
+    return files("orchestrator").joinpath(name).read_text(encoding="utf-8")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
