@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.resources import NodeResources, usable_cpus
 from search_spaces.errors import UserError
@@ -103,6 +104,19 @@ class Session:
         """Whether trials can run on another node than this process."""
         return len(self.nodes) > 1
 
+    def nodes_without(self, path: Path) -> list[str]:
+        """Return the addresses of the living nodes that do not see a file of this machine."""
+        look = ray.remote(num_cpus=0, max_retries=0)(_exists)
+        answers = {
+            node["NodeManagerAddress"]: look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+                name="look-for-store",
+            ).remote(str(path))
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+        return [address for address, answer in answers.items() if not ray.get(answer)]
+
     @property
     def description(self) -> str:
         """Where Ray runs and what it has, for people."""
@@ -155,6 +169,10 @@ class Session:
         if self._temp_folder:
             shutil.rmtree(self._temp_folder, ignore_errors=True)
             self._temp_folder = None
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)
 
 
 def _short_temp_folder() -> str | None:

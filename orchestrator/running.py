@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 from cluster.ray_executor import RayExecutor
 from cluster.session import Session
@@ -15,6 +17,7 @@ from orchestrator.requests import compute_of, request_maker
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from search_spaces.contracts import FailureClass
+from search_spaces.errors import UserError
 
 
 def run_on_ray(
@@ -43,7 +46,7 @@ def run_on_ray(
     store.check_writable()
     with Journal.open(context.journal_path, context.info, time.time()) as journal, Session() as ray:
         if ray.is_multi_node and "://" not in spec.store:
-            announce(f"store {spec.store}: must be a folder that every node shares.")
+            refuse_unshared(ray, Path(spec.store).absolute())
         announce(f"Ray: {ray.description}  dashboard: {ray.dashboard_url or 'not started'}")
         wanted = None if spec.resources.gangs == "auto" else spec.resources.gangs
         executor = RayExecutor(ray, compute, wanted)
@@ -57,4 +60,24 @@ def run_on_ray(
             listener,
             time.time,
             make_request,
+        )
+
+
+def refuse_unshared(ray: Session, folder: Path) -> None:
+    """Make sure that every node of the cluster sees a store that is a folder.
+
+    Raises:
+        UserError: A node does not: its trials could neither read masks nor keep results.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".seen-{uuid.uuid4().hex}"
+    probe.touch()
+    try:
+        blind = ray.nodes_without(probe)
+    finally:
+        probe.unlink()
+    if blind:
+        raise UserError(
+            f"store: '{folder}' is not seen by the node(s) {', '.join(blind)}. Name a folder that "
+            "all nodes mount at the same place, or a URI such as s3://bucket/tickets."
         )

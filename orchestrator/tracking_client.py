@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import urllib.error
@@ -18,6 +19,8 @@ _PAGE = 1000
 # MLflow repeats a request for over four minutes by default. The mirror catches up by itself.
 _RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
+_CHATTY = ("alembic", "mlflow.store.db.utils")  # they narrate how a new database is made
+
 
 def open_client(uri: str, timeout_s: float = ANSWER_TIMEOUT_S) -> MlflowClient:
     """Return a client of a tracking URI that answers; a new SQLite store is created.
@@ -27,6 +30,8 @@ def open_client(uri: str, timeout_s: float = ANSWER_TIMEOUT_S) -> MlflowClient:
     Raises:
         UserError: The URI is a folder, is not understood, or does not answer in time.
     """
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     if "://" not in uri or uri.startswith("file:"):
         raise UserError(
             f"tracking.uri: '{uri}' is a folder, and MLflow no longer keeps runs in folders. "

@@ -15,7 +15,7 @@ from search_spaces.presets import PRESETS, with_preset
 from search_spaces.recipe_specs import RecipeSpec, SearchRecipeSpec, merge_recipes
 from search_spaces.schedules import Schedule
 from search_spaces.splits import AnySelectRule, HashSelect, ReportSelect, SelectRule
-from search_spaces.tasks import TaskSource, report_splits
+from search_spaces.tasks import TaskSource, metric_range, primary_metric, report_splits
 
 Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0"]
 Control = Literal["random-uniform", "random-layerwise"]
@@ -32,7 +32,7 @@ class TaskSpec(Frozen):
     train_examples: int | None = Field(default=None, gt=0, description="Default: all.")
     max_length: int = Field(default=128, gt=2, description="Tokens.")
     select: SelectRule | None = Field(default=None, description="Instead of splits.select.")
-    delta: float | None = Field(default=None, gt=0, description="Instead of verdict.delta.")
+    delta: float | None = Field(default=None, gt=0, lt=1, description="Instead of verdict.delta.")
     recipe: RecipeSpec | None = Field(
         default=None, description="Fields that differ from the sweep's recipes."
     )
@@ -59,7 +59,7 @@ class VerdictSpec(Frozen):
     """Which rule names a ticket matching (SCIENCE 15)."""
 
     rule: RuleName = "noninferior"
-    delta: float = Field(default=0.01, gt=0, description="Of the metric's range.")
+    delta: float = Field(default=0.01, gt=0, lt=1, description="Fraction of the metric's range.")
 
 
 class ResourcesSpec(Frozen):
@@ -234,8 +234,9 @@ class SweepSpec(Frozen):
         return self.seeds[0] if self.search_seed is None else self.search_seed
 
     def delta_of(self, task: TaskSpec) -> float:
-        """Return the margin of ``noninferior`` for a task."""
-        return self.verdict.delta if task.delta is None else task.delta
+        """Return the margin of ``noninferior`` for a task, in units of its primary metric."""
+        fraction = self.verdict.delta if task.delta is None else task.delta
+        return fraction * metric_range(primary_metric(task.source))
 
     def report_split_of(self, task: TaskSpec) -> str:
         """Return the name of the split that is reported: MNLI has two."""

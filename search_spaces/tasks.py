@@ -234,6 +234,11 @@ def primary_metric(source: AnyTaskSource) -> Metric:
     return "accuracy"
 
 
+def metric_range(metric: Metric) -> float:
+    """Return the width of a metric's range: 2 for correlations, which reach down to -1, else 1."""
+    return 2.0 if metric in ("matthews", "pearson", "spearman") else 1.0
+
+
 def secondary_metrics(source: AnyTaskSource) -> tuple[Metric, ...]:
     """Return further metrics that are worth reporting."""
     if isinstance(source, GlueHubSource | GlueFolderSource):

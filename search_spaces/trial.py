@@ -8,6 +8,7 @@ trial prunes afterwards is an output, named beside the key.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -92,7 +93,7 @@ class TrialSpec(Frozen):
     )
     code_version: int = Field(ge=1, description="Of the trainer; always in the key.")
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The trial's key: 64 hexadecimal characters."""
         return content_key(self)

@@ -252,6 +252,13 @@ def test_a_task_may_have_its_own_margin_and_select_rule() -> None:
     assert sweep().delta_of(sweep().tasks[0]) == 0.01
 
 
+def test_margins_are_fractions_of_the_metrics_range() -> None:
+    """Matthews and Pearson reach from -1 to 1, so the default margin is .02 there."""
+    source = {"kind": "glue-hub", "task": "cola"}
+    spec = sweep(tasks=[{"name": "cola", "source": source}])
+    assert spec.delta_of(spec.tasks[0]) == 0.02
+
+
 def test_search_seeds_follow_the_estimand() -> None:
     """lineage: a search for each seed; finetune: one search, by default of the first seed."""
     assert [sweep().search_seed_of(seed) for seed in (1, 2)] == [1, 2]
