@@ -39,7 +39,8 @@ def read_artifact(ref: ArtifactRef) -> bytes:
         TrialFailure: It is missing, or is not what was committed.
     """
     system, path = fs.FileSystem.from_uri(ref.uri if "://" in ref.uri else Path(ref.uri).as_uri())
-    advice = "Remove its trial from the store and run the sweep again: that trial is run again."
+    trial = ref.uri.rpartition("/attempts/")[0] or ref.uri
+    advice = f"Remove {trial} and run the sweep again: the trial that made it is run again."
     try:
         with system.open_input_stream(path) as stream:
             data: bytes = stream.read()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from orchestrator.store import Store
+from tests.orchestrator.sweeps import tickets
 from tests.workers.requests import make_model, make_task
 
 FIVE_FAULTS = """
@@ -20,23 +19,6 @@ seeds: [1, 2, 3]
 schedule: {kind: geometric, rate: 1.5, rounds: 0}
 recipe: {epochs: 1, learning_rate: fast}
 """
-
-
-def tickets(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    code = (
-        "import sys, orchestrator.cli as c\n"
-        "try:\n    c.main()\n"
-        "finally:\n    heavy = {'torch', 'ray', 'deepspeed', 'transformers'} & set(sys.modules)\n"
-        "    print('HEAVY', sorted(heavy), file=sys.stderr)"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(cwd), "COLUMNS": "200"},
-    )
 
 
 @pytest.fixture(scope="module")
