@@ -24,17 +24,25 @@ class Carried:
     step: int
 
     def to_bytes(self) -> bytes:
-        """Return it as a safetensors file."""
+        """Return it as a safetensors file; equal states give equal bytes."""
         position = {"epoch": str(self.epoch), "step": str(self.step)}
         data: bytes = save(self.head, metadata=position)
-        return data
+        start = _data_start(data)
+        # safetensors writes metadata in random order
+        header = json.dumps(json.loads(data[8:start]), sort_keys=True).encode()
+        header += b" " * (-len(header) % 8)  # the data begin at a multiple of 8
+        return struct.pack("<Q", len(header)) + header + data[start:]
 
     @staticmethod
     def from_bytes(data: bytes) -> Carried:
         """Read a safetensors file that ``to_bytes`` made."""
-        (length,) = struct.unpack("<Q", data[:8])
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        metadata = json.loads(data[8 : _data_start(data)])["__metadata__"]
         return Carried(load(data), int(metadata["epoch"]), int(metadata["step"]))
+
+
+def _data_start(data: bytes) -> int:
+    (length,) = struct.unpack("<Q", data[:8])
+    return 8 + int(length)
 
 
 def starting_point(recipe: Recipe, carried: Carried | None) -> tuple[int, int]:

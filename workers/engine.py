@@ -10,7 +10,7 @@ import deepspeed
 import numpy as np
 import numpy.typing as npt
 import torch
-from deepspeed.utils import safe_get_full_fp32_param
+from deepspeed.utils import safe_set_full_fp32_param
 from torch import nn
 
 from search_spaces.recipes import Recipe, learning_rate_factor
@@ -43,6 +43,8 @@ def apply_masks(
 def make_engine(model: nn.Module, recipe: Recipe, micro_batch_size: int, num_ranks: int) -> Any:
     """Return a DeepSpeed engine: ZeRO 1 and torch's AdamW, so that nothing is compiled on CPU.
 
+    Its fp32 masters hold the model's own fp32 weights, whatever the dtype of compute.
+
     Args:
         model: Already masked.
         recipe: The recipe.
@@ -56,6 +58,7 @@ def make_engine(model: nn.Module, recipe: Recipe, micro_batch_size: int, num_ran
         eps=recipe.adam_epsilon,
         fused=True,  # one pass over the weights, on CPU too
     )
+    exact = {} if recipe.dtype == "fp32" else copies(model)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -74,7 +77,14 @@ def make_engine(model: nn.Module, recipe: Recipe, micro_batch_size: int, num_ran
         },
         dist_init_required=False,
     )
+    for parameter, values in exact.items():  # DeepSpeed made its masters from the rounded weights
+        safe_set_full_fp32_param(parameter, values)
     return engine
+
+
+def copies(model: nn.Module) -> dict[nn.Parameter, torch.Tensor]:
+    """Return copies of the parameters' values."""
+    return {parameter: parameter.detach().clone() for parameter in model.parameters()}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -90,7 +100,20 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 def masters(parameters: Mapping[str, nn.Parameter]) -> dict[str, npt.NDArray[np.float32]]:
     """Return copies of the engine's fp32 masters; every rank must call this."""
-    return {
-        name: safe_get_full_fp32_param(parameter).detach().float().cpu().numpy().copy()
-        for name, parameter in parameters.items()
-    }
+    return {name: _master(parameter).cpu().numpy() for name, parameter in parameters.items()}
+
+
+def _master(parameter: Any) -> torch.Tensor:
+    """Return one master, whose parts lie on several ranks under ZeRO 1.
+
+    DeepSpeed's own ``safe_get_full_fp32_param`` sums floats over ranks, which turns -0.0 into
+    +0.0; a sum of bits does not. Fragments are internal: deepspeed is pinned.
+    """
+    bits = torch.zeros(parameter.numel(), dtype=torch.int32, device=parameter.device)
+    fragment = parameter._hp_mapping
+    if fragment is not None:  # this rank holds a part
+        place = fragment.lp_fragment_address
+        own = fragment.hp_fragment.detach().view(torch.int32)
+        bits[place.start : place.start + place.numel] = own
+    torch.distributed.all_reduce(bits)
+    return bits.view(torch.float32).reshape(parameter.shape)

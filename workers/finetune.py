@@ -87,11 +87,11 @@ def finetune(
         spec: The trial.
         train: The training tokens.
         shard: This rank's part.
-        on_step: Told the step and this rank's share of its loss.
+        on_step: Told the step and its loss.
         position: (epoch, step) at which the random streams go on, from a carried state.
 
     Raises:
-        TrialFailure: The loss is not finite (class ``diverged``).
+        TrialFailure: The loss or a gradient is not finite (class ``diverged``).
     """
     recipe, problem = spec.recipe, spec.task.problem
     losses, num_tokens = [], 0
@@ -111,15 +111,19 @@ def finetune(
             engine.step()
             total += loss.detach()
             num_tokens += batch.num_tokens if weight else 0
-        if step % keep_every == 0 or step == recipe.train_steps:
+        is_kept = step % keep_every == 0 or step == recipe.train_steps
+        if is_kept or engine.skipped_steps:
             value = _over_ranks(total, shard)
             if not math.isfinite(value):
-                raise _diverged(step, value)
+                raise _diverged(f"The training loss is {value} at step {step}")
+            if engine.skipped_steps:  # DeepSpeed leaves such an update out without a word
+                raise _diverged(f"The gradient is not finite at step {step}, loss {value:g}")
             losses.append((step, value))
             on_step(step, value)
     if not all(bool(torch.isfinite(weights).all()) for weights in engine.module.parameters()):
-        raise _diverged(recipe.train_steps, math.nan)  # the last update itself overflowed
-    return Trained(tuple(losses), num_tokens)
+        raise _diverged(f"The weights are not finite after step {recipe.train_steps}")
+    tokens = torch.tensor(num_tokens, device=engine.device)
+    return Trained(tuple(losses), int(_over_ranks(tokens, shard)))
 
 
 def _over_ranks(total: torch.Tensor, shard: Shard) -> float:
@@ -128,9 +132,6 @@ def _over_ranks(total: torch.Tensor, shard: Shard) -> float:
     return float(total)
 
 
-def _diverged(step: int, value: float) -> TrialFailure:
-    message = (
-        f"The training loss is {value} at step {step}. "
-        "Lower recipe.learning_rate, add warm-up, or set recipe.max_grad_norm."
-    )
-    return TrialFailure(FailureClass.DIVERGED, message)
+def _diverged(what: str) -> TrialFailure:
+    remedy = "Lower recipe.learning_rate, add warm-up, or set recipe.max_grad_norm."
+    return TrialFailure(FailureClass.DIVERGED, f"{what}. {remedy}")

@@ -11,8 +11,8 @@ from search_spaces.prunable import POOLER, PrunableSet, prunable_set
 from search_spaces.trial import RandomLayerwiseMask, RandomMask, Theta0Mask, TrainedMask
 from workers.artifacts import read_artifact
 from workers.failures import TrialFailure
-from workers.mask import Mask
-from workers.mask_file import read_mask
+from workers.mask import Mask, MaskMismatchError
+from workers.mask_file import MaskFileError, read_mask
 from workers.pruners import random_layerwise, random_uniform, theta0_magnitude
 from workers.seeds import stream
 
@@ -38,7 +38,7 @@ def input_mask(request: TrialRequest) -> Mask | None:
     """Return the trial's mask; None = dense.
 
     Raises:
-        TrialFailure: The parent's mask file is missing or damaged.
+        TrialFailure: The parent's mask file is missing, damaged, or not the mask asked for.
     """
     source = request.spec.mask
     if source is None:
@@ -50,9 +50,27 @@ def input_mask(request: TrialRequest) -> Mask | None:
     if isinstance(source, RandomMask):
         seed = stream(source.seed, seed_of, "random_mask")
         return random_uniform(prunable, source.num_removed, seed)
-    assert request.mask_file is not None, "the scheduler gives every child its parent's mask"
-    parent = read_mask(read_artifact(request.mask_file), prunable, request.mask_file.uri)
+    parent = parent_mask(request, prunable)
     if isinstance(source, TrainedMask):
         return parent
     assert isinstance(source, RandomLayerwiseMask)
     return random_layerwise(parent, stream(source.seed, seed_of, "random_mask"))
+
+
+def parent_mask(request: TrialRequest, prunable: PrunableSet) -> Mask:
+    """Return the mask that the parent trial left behind; errors as for ``input_mask``."""
+    wanted, file = request.spec.mask_parent, request.mask_file
+    assert wanted and file, "the scheduler gives every child its parent's mask"
+    data = read_artifact(file)
+    try:
+        mask = read_mask(data, prunable, file.uri)
+    except (MaskFileError, MaskMismatchError) as error:
+        raise TrialFailure(FailureClass.USER_ERROR, str(error)) from error
+    if mask.num_removed != wanted.num_removed:
+        message = (
+            f"{file.uri}: the mask removes {mask.num_removed} weights, but the trial needs one "
+            f"that removes {wanted.num_removed}. Remove its trial from the store and run the "
+            "sweep again: that trial is run again."
+        )
+        raise TrialFailure(FailureClass.USER_ERROR, message)
+    return mask

@@ -50,7 +50,7 @@ def run_trial(request: TrialRequest, reporter: Reporter) -> TrialResult:
         reporter: Told how it gets on.
 
     Returns:
-        The result; the same on every rank. Rank 0 wrote the files it names.
+        The result; the same on every rank, but rank 0 alone writes files and names them.
 
     Raises:
         TrialFailure: The trial cannot go on; its class says whether to try again.

@@ -83,10 +83,10 @@ def make_task(folder: Path, num_train: int = 70) -> Path:
     return folder
 
 
-def facts(root: Path) -> tuple[ModelFacts, TaskFacts]:
+def facts(root: Path, num_train: int = 70) -> tuple[ModelFacts, TaskFacts]:
     """Make and resolve the model and the task below a folder."""
     model = resolve_model(ModelSpecYaml(name="tiny", source=str(make_model(root / "model"))))
-    data = make_task(root / "data")
+    data = make_task(root / "data", num_train)
     source = {
         "kind": "files",
         "train": str(data / "train.jsonl"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from transformers import BertForSequenceClassification
 
 from cluster.local_executor import LocalExecutor
 from search_spaces.checkpoint import iter_parameters
-from search_spaces.contracts import ArtifactRef, Compute, Failed, Outcome, Succeeded, TrialRequest
+from search_spaces.contracts import ArtifactRef, Compute, Failed, TrialRequest
 from search_spaces.models import ModelFacts
 from search_spaces.recipes import learning_rate_factor
 from search_spaces.resolve import TaskFacts
@@ -26,7 +28,9 @@ from search_spaces.trial import (
     TrainedMask,
 )
 from tests.workers.requests import facts, request
+from tests.workers.running import artifact_ref, end_of, run
 from workers.classifier import Classifier, draw_head, load_theta0
+from workers.engine import make_engine
 from workers.failures import TrialFailure
 from workers.finetune import global_batches
 from workers.mask_file import read_mask
@@ -54,26 +58,6 @@ def executor() -> Iterator[LocalExecutor]:
     executor = LocalExecutor(Compute())
     yield executor
     executor.close()
-
-
-def end_of(executor: LocalExecutor, wanted: TrialRequest) -> Outcome:
-    executor.submit(wanted)
-    for _ in range(120):
-        if done := executor.wait(1.0):
-            return done[0]
-    raise AssertionError("the trial did not end within two minutes")
-
-
-def run(executor: LocalExecutor, wanted: TrialRequest) -> Succeeded:
-    outcome = end_of(executor, wanted)
-    assert isinstance(outcome, Succeeded), outcome
-    return outcome
-
-
-def mask_ref(wanted: TrialRequest, done: Succeeded, name: str) -> ArtifactRef:
-    return ArtifactRef(
-        uri=f"{wanted.attempt_uri}/{name}", sha256=done.result.artifacts[name].sha256
-    )
 
 
 def reference_losses(
@@ -143,8 +127,8 @@ def test_losses_equal_plain_padded_pytorch(
         removed = {n: torch.from_numpy(~mask.matrix(n)) for n in model.prunable.names}
     done = run(executor, wanted)
     expected = reference_losses(root, wanted, model, removed)
-    assert [step for step, _ in done.result.losses] == list(range(1, 9))
-    assert [loss for _, loss in done.result.losses] == pytest.approx(expected, abs=1e-6)
+    assert [step for step, _ in done.losses] == list(range(1, 9))
+    assert [loss for _, loss in done.losses] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_lineage_keeps_exact_counts_nested_masks_and_zeros(
@@ -156,19 +140,19 @@ def test_a_lineage_keeps_exact_counts_nested_masks_and_zeros(
     second = PruneOutput(pruner="global-magnitude", num_removed=2 * K)
     dense = request(root, model, task, outputs=Outputs(prunes=(first,)))
     done = run(executor, dense)
-    ref = mask_ref(dense, done, first.artifact)
+    ref = artifact_ref(dense, done, first.artifact)
     source = TrainedMask(parent=dense.spec.key, num_removed=K)
     child = request(
         root, model, task, mask=source, mask_file=ref, outputs=Outputs(prunes=(second,))
     )
     end = run(executor, child)
-    child_ref = mask_ref(child, end, second.artifact)
+    child_ref = artifact_ref(child, end, second.artifact)
     masks = [read_mask(Path(r.uri).read_bytes(), model.prunable, r.uri) for r in (ref, child_ref)]
     assert [mask.num_removed for mask in masks] == [K, 2 * K]
     assert masks[1].is_subset_of(masks[0])
-    assert end.result.input_mask is not None
-    assert end.result.input_mask.sha256 == masks[0].sha256
-    proof = end.result.proof
+    assert end.input_mask is not None
+    assert end.input_mask.sha256 == masks[0].sha256
+    proof = end.proof
     assert proof.num_masked_zero_in_model == proof.num_masked_zero_in_masters == K
     assert proof.num_start_tensors_equal_theta0 == len(
         list(iter_parameters(Path(model.place.folder)))
@@ -193,7 +177,7 @@ def test_the_same_seed_gives_the_same_mask_bits(
             hidden_dropout=0.1,
             attention_dropout=0.1,
         )
-        shas.append(run(executor, wanted).result.artifacts[output.artifact].sha256)
+        shas.append(run(executor, wanted).artifacts[output.artifact].sha256)
     assert shas[0] == shas[1] != shas[2]
 
 
@@ -205,11 +189,11 @@ def test_computed_masks_have_their_counts(
     output = PruneOutput(pruner="global-magnitude", num_removed=K)
     dense = request(root, model, task, outputs=Outputs(prunes=(output,)))
     done = run(executor, dense)
-    ref, imp = mask_ref(dense, done, output.artifact), done.result.masks[output.artifact].mask
+    ref, imp = artifact_ref(dense, done, output.artifact), done.masks[output.artifact].mask
     reference = TrainedMask(parent=dense.spec.key, num_removed=K)
     layerwise = RandomLayerwiseMask(reference=reference, seed=1)
     ends = [
-        run(executor, request(root, model, task, mask=mask, mask_file=file)).result.input_mask
+        run(executor, request(root, model, task, mask=mask, mask_file=file)).input_mask
         for mask, file in (
             (Theta0Mask(num_removed=K), None),
             (RandomMask(num_removed=K, seed=1), None),
@@ -229,7 +213,30 @@ def test_a_diverging_trial_says_so(
     outcome = end_of(executor, request(root, model, task, learning_rate=1e38, max_grad_norm=0.0))
     assert isinstance(outcome, Failed)
     assert outcome.failure == "diverged"
-    assert "learning_rate" in outcome.message
+    assert "loss is nan at step 3. Lower recipe.learning_rate" in outcome.message
+
+
+def test_an_update_that_deepspeed_leaves_out_is_a_divergence(
+    root: Path,
+    toy: tuple[ModelFacts, TaskFacts],
+    executor: LocalExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An infinite gradient ends the trial at its step, between reports too, and costs no update."""
+    num_gradients = itertools.count(1)
+
+    def infinite_at_step_3(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * math.inf if next(num_gradients) == 3 else gradient
+
+    def spiking(classifier: Classifier, *others: Any) -> Any:
+        classifier.model.classifier.bias.register_hook(infinite_at_step_3)
+        return make_engine(classifier, *others)
+
+    monkeypatch.setattr("workers.trial.make_engine", spiking)
+    outcome = end_of(executor, request(root, *toy, train_steps=120, lr_horizon_steps=120))
+    assert isinstance(outcome, Failed)
+    assert outcome.failure == "diverged"
+    assert "gradient is not finite at step 3, loss 0.6" in outcome.message
 
 
 def test_a_last_update_that_overflows_is_a_divergence(
@@ -245,6 +252,7 @@ def test_a_last_update_that_overflows_is_a_divergence(
     )
     assert isinstance(outcome, Failed)
     assert outcome.failure == "diverged"
+    assert "weights are not finite after step 1." in outcome.message
 
 
 def test_the_padded_layout_is_refused_and_not_silently_unpadded(
