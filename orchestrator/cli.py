@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.ending import report_folder, show_places, show_verdicts
 from orchestrator.journal_reader import open_reader
 from orchestrator.listeners import SweepOutcome
 from orchestrator.plan import Plan, make_plan
@@ -25,9 +26,6 @@ from search_spaces.contracts import TrialState
 from search_spaces.errors import SpecError, UserError
 from search_spaces.explain import explain_difference
 from search_spaces.loading import load_sweep, show
-
-if TYPE_CHECKING:
-    from orchestrator.tracking import MlflowTracker
 
 app = typer.Typer(
     help="Search for winning lottery tickets in BERT: sweeps of fine-tune, prune, rewind.",
@@ -86,21 +84,20 @@ def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
 def run(sweep: SweepPath) -> None:
     """Run a sweep on Ray; what is committed already is reused, so the same command resumes."""
     context = SweepContext.open(sweep)
-    console = Console()
-    store = Store(context.spec.store)
-    made = make_plan(context.trials, store, compute_of(context.spec))
-    console.print(_plan_summary(made), highlight=False)
-    from orchestrator.tracking import MlflowTracker, experiment_of
+    spec, console = context.spec, Console()
+    store = Store(spec.store)
+    made = make_plan(context.trials, store, compute_of(spec))
+    console.print(_plan_summary(made), highlight=False, soft_wrap=True)
+    from orchestrator.finishing import ended, mirror_finished, tracker_of
 
-    spec = context.spec
-    tracker = MlflowTracker(
-        spec.tracking.uri, experiment_of(spec), spec.name, context.info.sweep_hash
-    )
+    tracker = tracker_of(context)
     if made.num_run + made.num_wait == 0:
-        _mirror_finished(context, tracker, store)
+        mirror_finished(context, tracker, store)
+        show_places(console, context, show_verdicts(console, context, *ended(context, store)))
         return
     from orchestrator.listeners import ListenerGroup
     from orchestrator.progress import LiveProgress
+    from orchestrator.report import write_report
     from orchestrator.running import run_on_ray
     from orchestrator.tracking_listener import TrackingListener
 
@@ -114,10 +111,40 @@ def run(sweep: SweepPath) -> None:
     except KeyboardInterrupt:  # while Ray starts: no trial has begun
         say(_go_on(sweep))
         raise typer.Exit(130) from None
-    if not tracking.close():
+    is_mirrored = tracking.close()
+    if not is_mirrored:
         say("Not all results reached MLflow. They are in the store: run the sweep again.")
-    say(f"MLflow: {spec.tracking.uri}  see: mlflow ui --backend-store-uri {spec.tracking.uri}")
+    results, failed = ended(context, store)
+    if results and not outcome.cancelled:
+        rows = show_verdicts(console, context, results, failed)
+        page = write_report(spec, context.trials, results, failed, report_folder(spec))
+        if is_mirrored:
+            tracker.log_report(page.parent)
+        show_places(console, context, rows)
     _close(console, sweep, outcome)
+
+
+@app.command()
+def report(
+    sweep: SweepPath,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write; default: reports/NAME beside the store.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the sweep's report, one HTML file and its figures, and log it to MLflow."""
+    context = SweepContext.open(sweep)
+    spec, place = context.spec, folder or report_folder(context.spec)
+    from orchestrator.finishing import ended, tracker_of
+    from orchestrator.report import write_report
+
+    page = write_report(spec, context.trials, *ended(context, Store(spec.store)), place)
+    if not as_json:  # said first: MLflow may be down, the report is there anyway
+        typer.echo(f"Report: {page}")
+    tracker_of(context).log_report(place)
+    if as_json:
+        figures = sorted(str(path) for path in place.glob("*.png"))
+        typer.echo(json.dumps({"report": str(page), "figures": figures}, indent=2))
 
 
 @app.command()
@@ -222,18 +249,6 @@ def main() -> None:
     except UserError as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
-
-
-def _mirror_finished(context: SweepContext, tracker: MlflowTracker, store: Store) -> None:
-    """Bring MLflow up to date with a sweep that has nothing left to run."""
-    from orchestrator.judging import judge_sweep
-
-    found = {trial.key: store.read(trial.key) for trial in context.trials}
-    results = {key: result for key, result in found.items() if result is not None}
-    tracker.catch_up(context.trials, store)
-    judged = judge_sweep(context.spec, context.trials, results)
-    tracker.log_verdicts(judged, context.spec.verdict.rule)
-    tracker.finish(succeeded=True)
 
 
 def _plan_data(made: Plan) -> dict[str, Any]:

@@ -111,6 +111,10 @@ class MlflowTracker:
                 num_mirrored += 1
         return num_mirrored
 
+    def log_report(self, folder: Path) -> None:
+        """Keep a report, its page and figures, as artifacts of the sweep's run."""
+        self._client.log_artifacts(self._parent_id, str(folder), "report")
+
     def finish(self, succeeded: bool) -> None:
         """Close the sweep's parent run."""
         self._client.set_terminated(self._parent_id, "FINISHED" if succeeded else "FAILED")

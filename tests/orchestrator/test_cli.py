@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from orchestrator.store import Store
 from tests.orchestrator.sweeps import tickets
@@ -101,9 +102,11 @@ def test_run_finishes_on_ray_and_a_second_run_trains_nothing(sweep: Path) -> Non
     done = tickets("run", str(sweep), cwd=sweep.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCEEDED 15" in done.stdout
+    assert_ends_well(done.stdout, sweep.parent)
     before = sorted(Store(str(sweep.parent / "store")).trial_keys())
     again = tickets("run", str(sweep), cwd=sweep.parent)
     assert "0 to run" in again.stdout and "HEAVY []" in again.stderr
+    assert "vs dense" in again.stdout
     assert sorted(Store(str(sweep.parent / "store")).trial_keys()) == before
     uri = f"sqlite:///{sweep.parent}/mlflow.db"
     found = tickets("best", "--uri", uri, "--experiment", "toy", "--json", cwd=sweep.parent)
@@ -115,3 +118,25 @@ def test_run_finishes_on_ray_and_a_second_run_trains_nothing(sweep: Path) -> Non
     assert json.loads(chain.stdout)[0]["trial_key"] == before[0]
     status = json.loads(tickets("status", str(sweep), "--json", cwd=sweep.parent).stdout)
     assert {row["state"] for row in status["trials"]} == {"SUCCEEDED"}
+    written = tickets("report", str(sweep), "--folder", "mine", "--json", cwd=sweep.parent)
+    assert Path(json.loads(written.stdout)["report"]) == Path("mine/report.html")
+    assert (sweep.parent / "mine" / "report.html").stat().st_size > 10_000
+
+
+def assert_ends_well(said: str, root: Path) -> None:
+    """The end of a run: the verdicts, where everything is, and commands that do work."""
+    assert "tiny · toy · imp: dense" in said and "vs dense" in said
+    assert "30%" in said and "50%" in said
+    page = root / "reports" / "toy" / "report.html"
+    assert f"Report:         {page}" in said and page.stat().st_size > 10_000
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name("toy")
+    parent = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")[0]
+    kept = {Path(one.path).name for one in client.list_artifacts(parent.info.run_id, "report")}
+    assert {path.name for path in page.parent.iterdir()} == kept
+    following = [line.split() for line in said.partition("Next:\n")[2].splitlines()]
+    best, lineage = following[0], following[1]
+    assert best[1] == "best" and lineage[1] == "lineage"
+    for command in (best, lineage):
+        done = tickets(*command[1:], cwd=root)
+        assert done.returncode == 0, done.stderr

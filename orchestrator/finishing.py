@@ -1,0 +1,41 @@
+"""What is left to do with a sweep's results: gather them, mirror them, report them."""
+
+from __future__ import annotations
+
+from orchestrator.journal_reader import open_reader
+from orchestrator.judging import judge_sweep
+from orchestrator.store import Store
+from orchestrator.sweep_context import SweepContext
+from orchestrator.tracking import MlflowTracker, experiment_of
+from search_spaces.contracts import TrialResult, TrialState
+
+
+def tracker_of(context: SweepContext) -> MlflowTracker:
+    """Return the mirror of a sweep.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    spec = context.spec
+    return MlflowTracker(spec.tracking.uri, experiment_of(spec), spec.name, context.info.sweep_hash)
+
+
+def ended(context: SweepContext, store: Store) -> tuple[dict[str, TrialResult], dict[str, str]]:
+    """Return a sweep's committed results, and why its other trials failed or are blocked."""
+    found = {trial.key: store.read(trial.key) for trial in context.trials}
+    results = {key: result for key, result in found.items() if result is not None}
+    if not context.journal_path.exists():
+        return results, {}
+    with open_reader(context.journal_path) as reader:
+        over = {TrialState.FAILED, TrialState.BLOCKED}
+        failed = {row.key: row.message for row in reader.trials() if row.state in over}
+    return results, {key: why for key, why in failed.items() if key not in results}
+
+
+def mirror_finished(context: SweepContext, tracker: MlflowTracker, store: Store) -> None:
+    """Bring MLflow up to date with a sweep that has nothing left to run."""
+    results, failed = ended(context, store)
+    tracker.catch_up(context.trials, store)
+    judged = judge_sweep(context.spec, context.trials, results, failed)
+    tracker.log_verdicts(judged, context.spec.verdict.rule)
+    tracker.finish(succeeded=True)
