@@ -19,6 +19,7 @@ from orchestrator.journal_reader import open_reader
 from orchestrator.listeners import SweepOutcome
 from orchestrator.plan import Plan, make_plan
 from orchestrator.requests import compute_of
+from orchestrator.screens import plan_summary, show_lineage, show_plan, show_status, show_tickets
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext, journal_path
 from search_spaces.canonical import canonical_json, short
@@ -71,13 +72,7 @@ def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(_plan_data(made), indent=2))
         return
-    table = Table("key", "trial", "action", "seconds", "reason", title=f"sweep {context.spec.name}")
-    for row in made.rows:
-        seconds = f"{row.seconds:.0f}" if row.seconds else ""
-        table.add_row(short(row.key), row.label, row.action, seconds, row.reason)
-    console = Console()
-    console.print(table)
-    console.print(_plan_summary(made), highlight=False)
+    show_plan(Console(), context.spec.name, made)
 
 
 @app.command()
@@ -87,7 +82,7 @@ def run(sweep: SweepPath) -> None:
     spec, console = context.spec, Console()
     store = Store(spec.store)
     made = make_plan(context.trials, store, compute_of(spec))
-    console.print(_plan_summary(made), highlight=False, soft_wrap=True)
+    console.print(plan_summary(made), highlight=False, soft_wrap=True)
     from orchestrator.finishing import ended, mirror_finished, tracker_of
 
     tracker = tracker_of(context)
@@ -156,12 +151,7 @@ def status(sweep: SweepPath, as_json: AsJson = False) -> None:
         data = [{**vars(row), "state": row.state.value} for row in rows]
         typer.echo(json.dumps({"sweep": meta["name"], "trials": data}, indent=2, default=str))
         return
-    table = Table("key", "trial", "state", "attempts", "message", title=f"sweep {sweep}")
-    for row in rows:
-        table.add_row(short(row.key), row.label, row.state.value, str(row.attempts), row.message)
-    console = Console()
-    console.print(table)
-    console.print("  ".join(f"{state.value} {num}" for state, num in counts.items() if num))
+    show_status(Console(), meta["name"], rows, counts)
 
 
 @app.command()
@@ -180,14 +170,7 @@ def best(
     if as_json:
         typer.echo(json.dumps([vars(ticket) for ticket in found], indent=2))
         return
-    names = ("model", "task", "method", "rule", "sparsity", "n", "select", "report", "verdict")
-    table = Table(*names, title="sparsest matching tickets")
-    for ticket in found:
-        scores = [ticket.select_mean, ticket.report_mean]
-        shown = ["-" if score is None else f"{score:.4f}" for score in scores]
-        row = [ticket.model, ticket.task, ticket.method, ticket.rule, f"{ticket.sparsity:.3g}"]
-        table.add_row(*row, str(ticket.num_seeds), *shown, ticket.report_outcome)
-    Console().print(table if found else "No ticket matches.")
+    show_tickets(Console(), found)
 
 
 @app.command()
@@ -204,11 +187,7 @@ def lineage(
     if as_json:
         typer.echo(json.dumps([vars(row) for row in rows], indent=2))
         return
-    table = Table("key", "sparsity", "removed", "mask")
-    for row in rows:
-        mask = short(row.mask_sha256) if row.mask_sha256 else "dense"
-        table.add_row(short(row.trial_key), f"{row.sparsity:.3g}", f"{row.num_removed:,}", mask)
-    Console().print(table)
+    show_lineage(Console(), rows)
 
 
 @app.command("explain-key")
@@ -262,15 +241,6 @@ def _plan_data(made: Plan) -> dict[str, Any]:
         "critical_path_s": made.critical_path_s,
         "rows": [vars(row) for row in made.rows],
     }
-
-
-def _plan_summary(made: Plan) -> str:
-    num = made.num_run + made.num_wait
-    return (
-        f"{num} to run ({made.num_run} at once, {made.num_wait} after a parent), "
-        f"{made.num_reuse} reused; {made.num_train_steps:,} steps, "
-        f"about {made.device_hours:.2f} {made.device}-hours"
-    )
 
 
 def _close(console: Console, sweep: Path, outcome: SweepOutcome) -> None:

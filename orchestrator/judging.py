@@ -36,7 +36,7 @@ class Judged:
         trial_keys: For each level the final trial of every seed.
         curve: All rules' verdicts, level by level.
         controls: For each control the ticket against it, level by level.
-        same_split: Whether choosing and reporting used the same examples (SCIENCE 14).
+        same_split: Whether choosing and reporting used the same examples (method rule 14).
     """
 
     model: str

@@ -172,7 +172,7 @@ def _others(store: Store, graph: TrialGraph) -> Iterator[CommittedTrial]:
 
 def _reuse_row(trial: Trial, record: CommittedTrial) -> PlanRow:
     when = f"{record.committed_at[:16]}Z".replace("T", " ")
-    reason = f"result committed {when} by attempt {record.result.attempt}"
+    reason = f"committed {when}"
     key = record.result.trial_key
     return PlanRow(key, trial.main_role.label, trial.kind, "reuse", reason)
 

@@ -50,7 +50,7 @@ class Policy(Protocol):
 
 
 class LadderPolicy:
-    """Runs every level of every lineage, whatever the verdicts are (SCIENCE 17)."""
+    """Runs every level of every lineage, whatever the verdicts are (method rule 17)."""
 
     def on_result(
         self, graph: TrialGraph, scheduler: SchedulerView, trial: Trial, result: TrialResult

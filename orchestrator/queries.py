@@ -30,6 +30,7 @@ class Ticket:
     task: str
     method: str
     rule: str
+    replicate: str
     sparsity: float
     num_removed: int
     num_seeds: int
@@ -161,6 +162,7 @@ def _ticket(run: Run) -> Ticket:
         task=tags["task"],
         method=tags["method"],
         rule=tags["rule"],
+        replicate=tags["replicate"],
         sparsity=metrics["sparsity"],
         num_removed=round(metrics["num_removed"]),
         num_seeds=round(metrics["num_seeds"]),

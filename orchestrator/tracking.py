@@ -84,15 +84,16 @@ class MlflowTracker:
         self._client.set_terminated(run.info.run_id, "FINISHED")
         return str(run.info.run_id)
 
-    def log_verdicts(self, judged: Iterable[Judged], rule: str) -> None:
+    def log_verdicts(self, judged: Iterable[Judged], rule: str, replicate: str) -> None:
         """Write or renew a run for each (model, task, method, level, rule).
 
         Args:
             judged: Curves on the select and the report split.
             rule: The sweep's own rule, tagged ``default_rule``.
+            replicate: What a replicate is, so which quantity is estimated (method rule 2).
         """
         for key, name, metrics, tags in verdict_rows(list(judged)):
-            known = {**tags, "sweep": self._sweep, "default_rule": rule}
+            known = {**tags, "sweep": self._sweep, "default_rule": rule, "replicate": replicate}
             known["mlflow.parentRunId"] = self._parent_id
             digest = content_key([self._sweep, *key])
             run, is_new = self._found_or_made("verdict_key", digest, name, known)

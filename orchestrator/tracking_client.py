@@ -17,7 +17,11 @@ from search_spaces.errors import UserError
 ANSWER_TIMEOUT_S = 10.0
 _PAGE = 1000
 # MLflow repeats a request for over four minutes by default. The mirror catches up by itself.
-_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 _CHATTY = ("alembic", "mlflow.store.db.utils")  # they narrate how a new database is made
 
@@ -25,7 +29,7 @@ _CHATTY = ("alembic", "mlflow.store.db.utils")  # they narrate how a new databas
 def open_client(uri: str, timeout_s: float = ANSWER_TIMEOUT_S) -> MlflowClient:
     """Return a client of a tracking URI that answers; a new SQLite store is created.
 
-    Settings of MLflow's request retries that the environment names stay as they are.
+    Settings of MLflow's that the environment names stay as they are.
 
     Raises:
         UserError: The URI is a folder, is not understood, or does not answer in time.
@@ -39,7 +43,7 @@ def open_client(uri: str, timeout_s: float = ANSWER_TIMEOUT_S) -> MlflowClient:
         )
     if uri.startswith("sqlite:///"):
         _make_parent(uri)
-    for name, value in _RETRIES.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     if uri.startswith(("http://", "https://")):
         _probe(uri, timeout_s)

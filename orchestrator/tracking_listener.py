@@ -118,5 +118,5 @@ class TrackingListener(SilentListener):
             self._mirror(self._trials[key], self._results[key])
         failed = self._blocked.union(self._outcome.failures if self._outcome else ())
         judged = judge_sweep(self._spec, list(self._trials.values()), self._results, failed)
-        self._tracker.log_verdicts(judged, self._spec.verdict.rule)
+        self._tracker.log_verdicts(judged, self._spec.verdict.rule, self._spec.replicate)
         self._tracker.finish(self._outcome is not None and self._outcome.succeeded)

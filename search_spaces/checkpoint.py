@@ -1,4 +1,4 @@
-"""Read a pre-trained checkpoint's backbone from safetensors, without torch (SCIENCE 7)."""
+"""Read a pre-trained checkpoint's backbone from safetensors, without torch (method rule 7)."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class TrialState(StrEnum):
 
 
 class FailureClass(StrEnum):
-    """Why an attempt failed; each class has its own retry budget (DESIGN section 5.5)."""
+    """Why an attempt failed; each class has its own retry budget."""
 
     USER_ERROR = "user_error"  # the request itself is wrong: never retried
     DIVERGED = "diverged"  # NaN or infinite loss
@@ -77,7 +77,7 @@ class MaskArtifact(Frozen):
 
 
 class Proof(Frozen):
-    """What a trial proved about itself, bit by bit (SCIENCE 7, DESIGN section 5.8)."""
+    """What a trial proved about itself, bit by bit (method rule 7)."""
 
     num_start_tensors_equal_theta0: int = Field(
         description="Backbone tensors whose masters equalled theta_0 x mask bit for bit."
@@ -87,7 +87,7 @@ class Proof(Frozen):
 
 
 class NumericsClass(Frozen):
-    """Bit equality is promised only within one of these (SCIENCE 22)."""
+    """Bit equality is promised only within one of these (method rule 22)."""
 
     device: str = Field(description="'cpu' or the GPU's name.")
     dtype: str
@@ -99,7 +99,7 @@ class NumericsClass(Frozen):
 
 
 class SplitScore(Frozen):
-    """All metrics of one split, computed once over the whole split (SCIENCE 12)."""
+    """All metrics of one split, computed once over the whole split (method rule 12)."""
 
     metrics: dict[str, float]
     num_examples: int

@@ -1,4 +1,4 @@
-"""Recipes as a user writes them, and how they resolve to optimizer steps (SCIENCE 6)."""
+"""Recipes as a user writes them, and how they resolve to optimizer steps (method rule 6)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from search_spaces.canonical import Frozen
 
 
 class Recipe(Frozen):
-    """A fully resolved fine-tuning recipe; every length is in optimizer steps (SCIENCE 6)."""
+    """A fully resolved fine-tuning recipe; every length is in optimizer steps (method rule 6)."""
 
     train_steps: int = Field(gt=0, description="Optimizer steps that are taken.")
     lr_horizon_steps: int = Field(gt=0, description="Step at which the learning rate reaches 0.")

@@ -1,4 +1,4 @@
-"""Sparsity schedules and the exact number of weights that each round leaves removed (SCIENCE 8)."""
+"""Sparsity schedules and the exact number of weights that each round leaves removed (rule 8)."""
 
 from __future__ import annotations
 

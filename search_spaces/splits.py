@@ -1,4 +1,4 @@
-"""Hold a select split out of train, and fix training subsets, both by hash (SCIENCE 14)."""
+"""Hold a select split out of train, and fix training subsets, both by hash (method rule 14)."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class TaskSpec(Frozen):
 
 
 class SplitsSpec(Frozen):
-    """Which split chooses, and which is reported (SCIENCE 14)."""
+    """Which split chooses, and which is reported (method rule 14)."""
 
     select: SelectRule = HashSelect()
     report: Literal["matched", "mismatched"] = Field(
@@ -56,7 +56,7 @@ class SplitsSpec(Frozen):
 
 
 class VerdictSpec(Frozen):
-    """Which rule names a ticket matching (SCIENCE 15)."""
+    """Which rule names a ticket matching (method rule 15)."""
 
     rule: RuleName = "noninferior"
     delta: float = Field(default=0.01, gt=0, lt=1, description="Fraction of the metric's range.")
@@ -105,7 +105,7 @@ class SweepSpec(Frozen):
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1, description="Replicates; dense has the same.")
     replicate: Literal["lineage", "finetune"] = Field(
-        default="lineage", description="A mask for each seed, or one mask for all (SCIENCE 2)."
+        default="lineage", description="A mask for each seed, or one mask for all (method rule 2)."
     )
     search_seed: int | None = Field(
         default=None, ge=0, description="finetune only; default: the first seed."

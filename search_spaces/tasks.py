@@ -31,7 +31,7 @@ class GlueTask:
         hub_columns: The same in the hub's Parquet files.
         labels: Names in the hub's order, so that both sources agree; () for regression.
         tsv_labels: How the TSV files write them, in the same order.
-        metric: Primary metric (SCIENCE 12).
+        metric: Primary metric (method rule 12).
         secondary: Further metrics that are reported.
         tsv_has_header: False for CoLA.
         skips_short_rows: QQP's files hold a few rows with missing fields, which the hub's

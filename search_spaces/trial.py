@@ -2,13 +2,12 @@
 
 A trial's key knows what decides its result and nothing else: no method, schedule, round, sweep,
 attempt, host or world size. So a pruning round and a final fine-tune with the same mask, recipe
-and seed *are* one trial (SCIENCE 1), and all methods share one dense trial (SCIENCE 4). What a
+and seed *are* one trial (method rule 1), and all methods share one dense trial (rule 4). What a
 trial prunes afterwards is an output, named beside the key.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -21,7 +20,7 @@ PruneMethod = Literal["global-magnitude", "layerwise-magnitude"]
 
 
 class ModelIdentity(Frozen):
-    """What a pre-trained model is, by content (SCIENCE 7)."""
+    """What a pre-trained model is, by content (method rule 7)."""
 
     family: str = Field(description="Architecture family, for example 'bert'.")
     theta0_sha256: str = Field(description="Of the backbone's parameters.")
@@ -86,14 +85,14 @@ class TrialSpec(Frozen):
     model: ModelIdentity
     task: TaskIdentity
     recipe: Recipe
-    seed: int = Field(ge=0, description="Feeds the streams of SCIENCE 3.")
+    seed: int = Field(ge=0, description="Feeds the streams of method rule 3.")
     mask: MaskSource | None = Field(default=None, description="None = dense.")
     carry_from: str | None = Field(
         default=None, description="Key of the trial whose head or random streams go on here."
     )
     code_version: int = Field(ge=1, description="Of the trainer; always in the key.")
 
-    @cached_property
+    @property
     def key(self) -> str:
         """The trial's key: 64 hexadecimal characters."""
         return content_key(self)
@@ -176,7 +175,7 @@ class Role(Frozen):
     model: str = Field(description="The model's short name in the sweep.")
     task: str = Field(description="The task's name in the sweep.")
     method: str = Field(default="", description="imp, one-shot-theta0, ... or the control's name.")
-    seed: int = Field(description="The replicate: pairs tickets with dense (SCIENCE 4).")
+    seed: int = Field(description="The replicate: pairs tickets with dense (method rule 4).")
     search_seed: int = Field(description="Seed of the lineage that made the mask.")
     round_index: int | None = Field(default=None, description="Rounds only; 0 is dense.")
     level_index: int | None = Field(default=None, description="Place in the sweep's levels.")

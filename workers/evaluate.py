@@ -19,7 +19,7 @@ EVALUATION_BATCH = 128
 def evaluate(
     engine: Any, split: TokenSplit, problem: str, names: tuple[str, ...], shard: Shard
 ) -> SplitScore:
-    """Return all metrics of a split (SCIENCE 12).
+    """Return all metrics of a split (method rule 12).
 
     Examples are sorted by length, so that a batch has few groups; predictions are put back by
     example, gathered over ranks, and scored once.

@@ -79,7 +79,7 @@ def finetune(
 ) -> Trained:
     """Take all optimizer steps of a trial.
 
-    The loss of a step is the sum over the global batch divided by its global count (SCIENCE 13).
+    The loss of a step is the sum over the global batch divided by its global count (rule 13).
     DeepSpeed divides by the accumulation steps and averages over ranks, which is undone here.
 
     Args:

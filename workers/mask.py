@@ -17,7 +17,7 @@ from search_spaces.prunable import PrunableSet
 
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
-COLLAPSED_BELOW = 0.01  # share of kept weights under which a matrix is flagged (SCIENCE 9)
+COLLAPSED_BELOW = 0.01  # share of kept weights under which a matrix is flagged (method rule 9)
 
 
 class MaskMismatchError(ValueError):

@@ -1,4 +1,4 @@
-"""Metrics of one split, computed once over all of its predictions (SCIENCE 12)."""
+"""Metrics of one split, computed once over all of its predictions (method rule 12)."""
 
 from __future__ import annotations
 

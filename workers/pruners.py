@@ -1,4 +1,4 @@
-"""Pruners: which weights to remove, to the exact count (SCIENCE 8, 9 and 11).
+"""Pruners: which weights to remove, to the exact count (method rule 8, 9 and 11).
 
 Every pruner here gives each weight a sort key and removes the smallest; of equal keys, the
 weight with the lowest canonical index goes first.

@@ -1,4 +1,4 @@
-"""Seed streams: independent random numbers for each purpose, by counter (SCIENCE 3).
+"""Seed streams: independent random numbers for each purpose, by counter (method rule 3).
 
 A stream depends on seed, task, name and counters only, never on method, sparsity, round or rank.
 Permutations are sorts of Philox's raw words, whose values NumPy fixes for all its versions.

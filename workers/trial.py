@@ -174,7 +174,7 @@ def shard_of(request: TrialRequest) -> Shard:
 
 
 def numerics_of(request: TrialRequest, shard: Shard, device: torch.device) -> NumericsClass:
-    """Return the class within which bit equality is promised (SCIENCE 22)."""
+    """Return the class within which bit equality is promised (method rule 22)."""
     on_gpu = torch.device(device).type == "cuda"
     return NumericsClass(
         device=torch.cuda.get_device_name(device) if on_gpu else "cpu",

@@ -1,4 +1,4 @@
-"""The same seed leaves the same mask bits wherever its lineage runs (SCIENCE 22).
+"""The same seed leaves the same mask bits wherever its lineage runs (method rule 22).
 
 Fixed here: one rank, one thread, whole batches; dropout is on.
 """

@@ -37,7 +37,7 @@ def test_each_trial_has_an_action_and_a_reason(store):
     plan = make_plan(lineage, store)
     when = store.record(lineage[0].key).committed_at
     assert [(row.action, row.reason) for row in plan.rows] == [
-        ("reuse", f"result committed {when[:10]} {when[11:16]}Z by attempt a0001-ff"),
+        ("reuse", f"committed {when[:10]} {when[11:16]}Z"),
         ("run", "no result yet"),
         ("wait", "waits for round:toy:imp:r1:0.1:s0"),
         ("wait", "waits for round:toy:imp:r2:0.2:s0"),

@@ -24,7 +24,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = f"sqlite:///{folder}/mlflow.db"
     tracker = MlflowTracker(uri, "small", "small", "hash")
     trials, results = small_world()
-    tracker.log_verdicts(judge_sweep(make_sweep(), trials, results), "noninferior")
+    tracker.log_verdicts(judge_sweep(make_sweep(), trials, results), "noninferior", "lineage")
     store = Store(str(folder / "store"))
     for trial in CHAIN:
         store.commit(finish(store.uri, trial, "a1"), trial.spec)
@@ -73,11 +73,11 @@ def test_an_updated_verdict_replaces_the_old_one(uri: str) -> None:
     trials, results = small_world()
     tracker = MlflowTracker(uri, "renewed", "small", "hash")
     early = {k: r for k, r in results.items() if r.primary("select") > 0.6}
-    tracker.log_verdicts(judge_sweep(make_sweep(), trials, early), "noninferior")
+    tracker.log_verdicts(judge_sweep(make_sweep(), trials, early), "noninferior", "lineage")
     assert len(best(uri, "renewed")) == 1
     worse = next(t for t in trials if t.kind == "final" and t.spec.num_removed == 100)
     del early[worse.key]
-    tracker.log_verdicts(judge_sweep(make_sweep(), trials, early), "noninferior")
+    tracker.log_verdicts(judge_sweep(make_sweep(), trials, early), "noninferior", "lineage")
     assert best(uri, "renewed") == []
 
 

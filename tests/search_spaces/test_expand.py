@@ -1,4 +1,4 @@
-"""A sweep expands into exactly the trials its protocol needs, each once (SCIENCE 1-5, 11)."""
+"""A sweep expands into exactly the trials its protocol needs, each once (method rule 1-5, 11)."""
 
 from collections import Counter
 from typing import Any

@@ -107,3 +107,9 @@ def test_a_new_field_with_a_default_changes_no_key() -> None:
     )
     assert content_key(newer(size=1)) == old
     assert content_key(newer(size=1, mode="b")) != old
+
+
+def test_a_changed_copy_has_its_own_key() -> None:
+    """No key is remembered from before a change: a stale name would be another trial's."""
+    before = BASE.key
+    assert BASE.model_copy(update={"seed": BASE.seed + 1}).key != before

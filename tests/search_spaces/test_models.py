@@ -1,4 +1,4 @@
-"""A model is named by the content of its backbone, and read without torch (SCIENCE 7)."""
+"""A model is named by the content of its backbone, and read without torch (method rule 7)."""
 
 import importlib.util
 import json

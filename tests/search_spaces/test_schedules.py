@@ -1,4 +1,4 @@
-"""Counts of removed weights are exact, increasing, and as torch's where asked (SCIENCE 8)."""
+"""Counts of removed weights are exact, increasing, and as torch's where asked (method rule 8)."""
 
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from itertools import pairwise

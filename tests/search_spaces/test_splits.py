@@ -1,4 +1,4 @@
-"""The select split is held out by text, for every seed alike (SCIENCE 14)."""
+"""The select split is held out by text, for every seed alike (method rule 14)."""
 
 import json
 from collections import Counter

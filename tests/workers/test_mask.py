@@ -61,7 +61,7 @@ def test_sha256_is_of_prunable_set_and_bits() -> None:
 
 
 def test_info_counts_each_matrix_and_flags_the_collapsed() -> None:
-    """Under 1% kept is collapsed; exactly 1% is not (SCIENCE 9)."""
+    """Under 1% kept is collapsed; exactly 1% is not (method rule 9)."""
     prunable = PrunableSet(names=("one", "none", "all"), shapes=((10, 10), (10, 20), (1, 4)))
     kept = np.ones(304, dtype=np.bool_)
     kept[1:100] = False  # "one": 1 of 100

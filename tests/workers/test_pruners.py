@@ -1,4 +1,4 @@
-"""Pruners remove exactly K weights, the right ones, and keep masks nested (SCIENCE 8, 9, 11)."""
+"""Pruners remove exactly K weights, the right ones, and keep masks nested (rules 8, 9, 11)."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -197,7 +197,7 @@ def test_impossible_counts_are_refused(prune: Callable[..., Pruned], num_removed
 
 
 def test_random_masks_refuse_to_remove_everything() -> None:
-    """K = N is refused (SCIENCE 8)."""
+    """K = N is refused (method rule 8)."""
     with pytest.raises(PruneError, match="give 0 to 19"):
         random_uniform(SET, 20, seed=1)
 

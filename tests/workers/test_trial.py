@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from search_spaces.models import ModelFacts
 from search_spaces.recipes import learning_rate_factor
 from search_spaces.resolve import TaskFacts
 from search_spaces.trial import (
+    CARRY_ARTIFACT,
     Outputs,
     PruneOutput,
     RandomLayerwiseMask,
@@ -29,6 +30,7 @@ from search_spaces.trial import (
 )
 from tests.workers.requests import facts, request
 from tests.workers.running import artifact_ref, end_of, run
+from workers.carry import Carried
 from workers.classifier import Classifier, draw_head, load_theta0
 from workers.engine import make_engine
 from workers.failures import TrialFailure
@@ -61,9 +63,16 @@ def executor() -> Iterator[LocalExecutor]:
 
 
 def reference_losses(
-    root: Path, wanted: TrialRequest, model: ModelFacts, removed: dict[str, torch.Tensor]
+    root: Path,
+    wanted: TrialRequest,
+    model: ModelFacts,
+    removed: dict[str, torch.Tensor],
+    head: Mapping[str, np.ndarray] | None = None,
 ) -> list[float]:
-    """Train the same trial with plain PyTorch on padded batches of transformers' own forward."""
+    """Train the same trial with plain PyTorch on padded batches of transformers' own forward.
+
+    Starts from ``head`` where one is given, else from the fresh one of the trial's seed.
+    """
     spec, folder = wanted.spec, Path(wanted.model.folder)
     ours = Classifier(folder, spec.task, spec.recipe)
     names = load_theta0(ours, folder)
@@ -72,6 +81,11 @@ def reference_losses(
     config._attn_implementation = "eager"
     plain = BertForSequenceClassification(config).train()
     plain.load_state_dict(ours.model.state_dict())
+    if head is not None:
+        loaded = dict(plain.named_parameters())
+        with torch.no_grad():
+            for name, values in head.items():
+                loaded[name.removeprefix("model.")].copy_(torch.from_numpy(values))
     weights = dict(plain.bert.named_parameters())
     with torch.no_grad():
         for name, where in removed.items():
@@ -129,6 +143,31 @@ def test_losses_equal_plain_padded_pytorch(
     expected = reference_losses(root, wanted, model, removed)
     assert [step for step, _ in done.losses] == list(range(1, 9))
     assert [loss for _, loss in done.losses] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_round_may_begin_with_its_parents_trained_head(
+    root: Path, toy: tuple[ModelFacts, TaskFacts], executor: LocalExecutor
+) -> None:
+    """`head: carry`: survivors rewind to theta_0, the head goes on as the parent left it."""
+    model, task = toy
+    first = request(root, model, task, outputs=Outputs(carry=True), attempt="a001-0000000c")
+    ref = artifact_ref(first, run(executor, first), CARRY_ARTIFACT)
+    bare = request(root, model, task, mask=RandomMask(num_removed=K, seed=3), head="carry")
+    wanted = bare.model_copy(
+        update={
+            "spec": bare.spec.model_copy(update={"carry_from": first.spec.key}),
+            "carry_file": ref,
+        }
+    )
+    done = run(executor, wanted)
+    mask = random_uniform(model.prunable, K, stream(3, task.identity.data_sha256, "random_mask"))
+    removed = {n: torch.from_numpy(~mask.matrix(n)) for n in model.prunable.names}
+    head = Carried.from_bytes(Path(ref.uri.removeprefix("file://")).read_bytes()).head
+    expected = reference_losses(root, wanted, model, removed, head)
+    assert [loss for _, loss in done.losses] == pytest.approx(expected, abs=1e-6)
+    fresh = reference_losses(root, wanted, model, removed)
+    assert abs(done.losses[0][1] - fresh[0]) > 1e-4
+    assert done.proof.num_start_tensors_equal_theta0 > 0
 
 
 def test_a_lineage_keeps_exact_counts_nested_masks_and_zeros(

@@ -1,0 +1,116 @@
+"""Tables that commands print for people; programs use --json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+
+from orchestrator.journal_reader import TrialRow
+from orchestrator.plan import Plan
+from orchestrator.report_text import (
+    OUTCOME_WORDS,
+    show_count,
+    show_percent,
+    show_score,
+    show_seconds,
+)
+from search_spaces.canonical import short
+from search_spaces.contracts import TrialState
+
+if TYPE_CHECKING:  # it imports MLflow
+    from orchestrator.queries import LineageRow, Ticket
+
+
+def show_plan(console: Console, sweep: str, plan: Plan) -> None:
+    """Print what a run would do to each trial, and the sums."""
+    table = _table(f"plan of sweep {sweep}", "key", "trial*", "action", "<time", "reason*")
+    for row in plan.rows:
+        time = show_seconds(row.seconds) if row.seconds else ""
+        table.add_row(short(row.key), row.label, row.action, time, row.reason)
+    console.print(table)
+    console.print(plan_summary(plan), highlight=False, soft_wrap=True)
+
+
+def plan_summary(plan: Plan) -> str:
+    """Return a plan in one line."""
+    num = plan.num_run + plan.num_wait
+    return (
+        f"{num} to run ({plan.num_run} at once, {plan.num_wait} after a parent), "
+        f"{plan.num_reuse} reused; {plan.num_train_steps:,} steps, "
+        f"about {plan.device_hours:.2f} {plan.device}-hours"
+    )
+
+
+def show_status(
+    console: Console, sweep: str, rows: Sequence[TrialRow], counts: Mapping[TrialState, int]
+) -> None:
+    """Print every trial's state."""
+    message = ("message*",) if any(row.message for row in rows) else ()
+    table = _table(f"sweep {sweep}", "key", "trial*", "state", "<tries", "<time", *message)
+    for row in rows:
+        time = show_seconds(row.seconds) if row.seconds else ""
+        cells = (short(row.key), row.label, row.state.value, str(row.attempts), time)
+        table.add_row(*cells, *([row.message] if message else []))
+    console.print(table)
+    console.print("  ".join(f"{state.value} {num}" for state, num in counts.items() if num))
+
+
+def show_tickets(console: Console, tickets: Sequence[Ticket]) -> None:
+    """Print the best tickets, and what 'best' means here."""
+    if not tickets:
+        console.print("No ticket matches.")
+        return
+    numbers = ("<sparsity", "<n", "<select", "<report", "<matches", "<key")
+    table = _table("sparsest matching tickets", "sweep: model · task · method*", *numbers)
+    for one in tickets:
+        table.add_row(
+            f"{one.sweep}: {one.model} · {one.task} · {one.method}",
+            show_percent(one.sparsity),
+            str(one.num_seeds),
+            show_score(one.select_mean),
+            show_score(one.report_mean),
+            OUTCOME_WORDS[one.report_outcome],
+            short(one.trial_keys[0]),
+        )
+    console.print(table)
+    rules = ", ".join(sorted({f"{one.rule}, replicate: {one.replicate}" for one in tickets}))
+    console.print(
+        f"Chosen on select ({rules}); 'matches' is the same rule on report. "
+        "'key' is the first seed's trial: tickets lineage KEY shows where it came from.",
+        highlight=False,
+    )
+
+
+def show_lineage(console: Console, rows: Sequence[LineageRow]) -> None:
+    """Print a trial and its mask's ancestors."""
+    table = _table("", "key", "<sparsity", "<removed", "mask")
+    for row in rows:
+        mask = short(row.mask_sha256) if row.mask_sha256 else "none: dense"
+        sparsity = show_percent(row.sparsity)
+        table.add_row(short(row.trial_key), sparsity, show_count(row.num_removed), mask)
+    console.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Return an empty table.
+
+    Args:
+        title: Above it; "" for none.
+        columns: Names; ``<`` before one aligns right, ``*`` after one lets it wrap.
+    """
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for column in columns:
+        name, wraps = column.strip("<*"), column.endswith("*")
+        justify: JustifyMethod = "right" if column.startswith("<") else "left"
+        table.add_column(name, justify=justify, no_wrap=not wraps, overflow="fold")
+    return table
