@@ -40,3 +40,6 @@ test: $(STAMP) lint  ## Run lint, then every test that is neither slow nor needs
 # pytest exits 5 when it collected nothing: no slow test is not a failure.
 test-slow: $(STAMP)  ## Run the slow tests that need no GPU
 	$(BIN)/python -m pytest -m "slow and not gpu" -q || test $$? -eq 5
+
+bench: $(STAMP)  ## Measure against named peers, one thread, minutes; rewrite docs/benchmarks.md
+	$(BIN)/python -m benchmarks

@@ -1,0 +1,86 @@
+"""Run benchmarks: ``python -m benchmarks [NAME ...]`` from the repository's root."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import ROOT, Machine
+from benchmarks.measure import PLAIN, RANK, run_fresh, run_module, summary
+from benchmarks.render import page, read_results, section
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A module of this folder.
+
+    Attributes:
+        question: What it measures, as a sentence.
+        environment: What its process is started with.
+    """
+
+    question: str
+    environment: Mapping[str, str]
+
+
+BENCHMARKS = {
+    "masked_step": Benchmark("Seconds of one fine-tuning step under a 50% mask.", RANK),
+    "mask_file": Benchmark("Bytes and seconds of writing and reading BERT-base's mask.", PLAIN),
+    "global_threshold": Benchmark(
+        "Seconds, memory and exactness of pruning BERT-base by one global threshold.", PLAIN
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which to run; default: all")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and stop")
+    smoke = "tiny sizes, to see that everything runs; nothing is written"
+    parser.add_argument("--smoke", action="store_true", help=smoke)
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    if options.list:
+        print("\n".join(f"{name:18}{b.question}" for name, b in BENCHMARKS.items()))
+        return
+    for name in options.names or BENCHMARKS:
+        result = measured(name, options.smoke)
+        print(section(result), flush=True)
+        if not options.smoke:
+            keep(result, ROOT)
+
+
+def measured(name: str, smoke: bool) -> dict[str, Any]:
+    """Run one benchmark in a fresh process and return its result as JSON."""
+    machine = Machine()
+    report = run_fresh(BENCHMARKS[name].environment, run_module, name, smoke)
+    return {
+        "benchmark": name,
+        "question": BENCHMARKS[name].question,
+        "machine": machine.facts(),
+        "others_cpus": round(machine.others_cpus(), 3),
+        "variants": dict(report.variants),
+        "settings": dict(report.settings),
+        "cases": [summary(case) for case in report.cases],
+    }
+
+
+def keep(result: Mapping[str, Any], root: Path) -> None:
+    """Write a result's file and the page of all results below a folder."""
+    folder = root / "benchmarks" / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result['benchmark']}.json"
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    (root / "docs").mkdir(exist_ok=True)
+    (root / "docs" / "benchmarks.md").write_text(page(read_results(folder, BENCHMARKS)))
+
+
+if __name__ == "__main__":
+    main()

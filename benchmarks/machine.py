@@ -1,0 +1,76 @@
+"""What the numbers were measured on, and whether others used the machine meanwhile."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from cluster.resources import usable_cpus
+
+LIBRARIES = ("torch", "transformers", "deepspeed", "numpy", "pyarrow")
+BUSY_ABOVE_CPUS = 0.1
+ROOT = Path(__file__).parents[1]
+
+
+class Machine:
+    """Facts of this machine; watches from its making on what other processes use of it."""
+
+    def __init__(self) -> None:
+        self._since, self._busy_s, self._own_s = time.perf_counter(), _busy_s(), _own_s()
+
+    def facts(self) -> dict[str, str]:
+        """Return hardware, versions, date and code."""
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+        return {
+            "date": datetime.now(UTC).isoformat(timespec="minutes"),
+            "commit": _commit(),
+            "hardware": f"{_cpu_name()}, {usable_cpus()} CPUs, {pages / 2**30:.0f} GiB",
+            "versions": f"Python {platform.python_version()}, {versions}",
+        }
+
+    def others_cpus(self) -> float:
+        """Return how many CPUs other processes kept busy on average; finished children are ours."""
+        wall_s = time.perf_counter() - self._since
+        others_s = (_busy_s() - self._busy_s) - (_own_s() - self._own_s)
+        return max(0.0, others_s / wall_s)
+
+
+def _busy_s() -> float:
+    """Return the CPU seconds that the whole machine has spent neither idle nor waiting."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    user, nice, system, _idle, _wait, *interrupts_and_steal = fields
+    return (user + nice + system + sum(interrupts_and_steal)) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_s() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str:
+    """Return the commit of the working tree, marked where code differs from it."""
+    own = (":!benchmarks/results", ":!docs/benchmarks.md")
+    try:
+        commit = _git("rev-parse", "--short=10", "HEAD")
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *own)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit} with changes" if changes else commit
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

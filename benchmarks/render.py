@@ -1,0 +1,78 @@
+"""Results as tables: one on the terminal, all of them on a page of the documentation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import BUSY_ABOVE_CPUS
+from benchmarks.measure import OURS
+
+_HEAD = """# Benchmarks
+
+Written by `make bench`; do not edit. [How to read it, and what is fair about
+it](../benchmarks/README.md). Every cell is a median over rounds with its quartiles; a ratio above 1
+means that ours takes less. Each peer ran in turn with ours, on the same work.
+"""
+
+
+def page(results: Iterable[Mapping[str, Any]]) -> str:
+    """Return the page of all results, as Markdown."""
+    return "\n".join([_HEAD, *(section(result) for result in results)])
+
+
+def section(result: Mapping[str, Any]) -> str:
+    """Return one result as Markdown.
+
+    Args:
+        result: What a result file holds.
+    """
+    name = result["benchmark"]
+    lines = [f"## {name}", "", f"{result['question']} Code: `benchmarks/{name}.py`.", ""]
+    if result["others_cpus"] > BUSY_ABOVE_CPUS:
+        busy = f"{result['others_cpus']:.2f} CPUs were busy with other processes"
+        lines += [f"**Not a quiet machine: {busy}. Do not quote these numbers.**", ""]
+    for case in result["cases"]:
+        lines += [f"### {case['name']}", "", *_table(case), ""]
+        lines += [f"- {fact}" for fact in case["facts"]] + [""]
+    lines += ["Compared:", ""]
+    lines += [f"- **{key}**: {text}." for key, text in result["variants"].items()]
+    lines += ["", "Measured with:", ""]
+    others = {"others": f"{result['others_cpus']:.2f} CPUs used by other processes meanwhile"}
+    conditions = {**result["settings"], **result["machine"], **others}
+    lines += [f"- {key}: {text}" for key, text in conditions.items()]
+    return "\n".join([*lines, ""])
+
+
+def _table(case: Mapping[str, Any]) -> list[str]:
+    variants = next(iter(case["quantities"].values()))["variants"]
+    ratios = [f"{name} / {OURS}" for name in variants if name != OURS]
+    titles = ["quantity", *variants, *ratios]
+    rows = [_row(titles), _row(["---", *["---:"] * (len(titles) - 1)])]
+    for quantity, measured in case["quantities"].items():
+        values = [_cell(measured["variants"][name]) for name in variants]
+        shares = [_cell(measured["ratios"][name]) for name in variants if name != OURS]
+        rows.append(_row([f"`{quantity}`", *values, *shares]))
+    return rows
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(spread: Mapping[str, float]) -> str:
+    median, q1, q3 = (_number(spread[name]) for name in ("median", "q1", "q3"))
+    return median if q1 == median == q3 else f"{median} ({q1}–{q3})"
+
+
+def _number(value: float) -> str:
+    """Return three significant digits, and all digits before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def read_results(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the results that are there, in this order."""
+    paths = [folder / f"{name}.json" for name in names]
+    return [json.loads(path.read_text()) for path in paths if path.is_file()]
