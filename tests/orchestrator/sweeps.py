@@ -55,10 +55,12 @@ def start(*arguments: str, cwd: Path, cluster: str | None = None) -> subprocess.
     )
 
 
-def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+def ended(
+    process: subprocess.Popen[str], patience_s: float = PATIENCE_S
+) -> subprocess.CompletedProcess[str]:
     """Wait for a command's end; one that does not come is interrupted, its Ray with it."""
     try:
-        out, err = process.communicate(timeout=PATIENCE_S)
+        out, err = process.communicate(timeout=patience_s)
     except BaseException:
         os.killpg(process.pid, signal.SIGTERM)
         raise
