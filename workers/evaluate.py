@@ -42,5 +42,7 @@ def evaluate(
     for indices, values in gathered:
         if values is not None:
             logits[indices] = values
-    predictions = logits[:, 0] if problem == "regression" else logits
-    return evaluate_metrics(problem, predictions, np.asarray(split.labels), names)
+    labels = np.asarray(split.labels)  # stored as fp64, class indices too
+    if problem == "regression":
+        return evaluate_metrics(problem, logits[:, 0], labels, names)
+    return evaluate_metrics(problem, logits, labels.astype(np.int64), names)

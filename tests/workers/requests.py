@@ -66,7 +66,7 @@ def make_model(folder: Path, seed: int = 0) -> Path:
 
 
 def make_task(folder: Path, num_train: int = 70) -> Path:
-    """Write a two-class task whose label is whether 'good' or 'fine' occurs."""
+    """Write a two-class task: 'good' or 'fine' occurs; ``score`` is their share of the words."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(7)
     for split, num in (("train", num_train), ("dev", 30)):
@@ -76,15 +76,15 @@ def make_task(folder: Path, num_train: int = 70) -> Path:
             picks = torch.randint(0, len(WORDS), (length,), generator=generator)
             words = [WORDS[pick] for pick in picks]
             label = "pos" if {"good", "fine"} & set(words) else "neg"
-            lines.append(
-                json.dumps({"text": " ".join([*words, "so"] * (1 + index % 2)), "label": label})
-            )
+            score = sum(word in ("good", "fine") for word in words) / length
+            text = " ".join([*words, "so"] * (1 + index % 2))
+            lines.append(json.dumps({"text": text, "label": label, "score": score}))
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 
 
-def facts(root: Path, num_train: int = 70) -> tuple[ModelFacts, TaskFacts]:
-    """Make and resolve the model and the task below a folder."""
+def facts(root: Path, num_train: int = 70, **options: Any) -> tuple[ModelFacts, TaskFacts]:
+    """Make and resolve the model and the task below a folder; options are its source's."""
     model = resolve_model(ModelSpecYaml(name="tiny", source=str(make_model(root / "model"))))
     data = make_task(root / "data", num_train)
     source = {
@@ -94,7 +94,7 @@ def facts(root: Path, num_train: int = 70) -> tuple[ModelFacts, TaskFacts]:
         "text": "text",
         "label": "label",
         "problem": "classification",
-    }
+    } | options
     task = TaskSpec.model_validate({"name": "toy", "source": source, "max_length": 24})
     return model, resolve_task(task, HashSelect())
 

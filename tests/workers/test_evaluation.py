@@ -1,0 +1,84 @@
+"""Scores are those of the trained weights, without dropout, for every primary metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from transformers import BertForSequenceClassification
+
+from cluster.local_executor import LocalExecutor
+from search_spaces.contracts import Compute, TrialRequest
+from tests.workers.requests import facts, request
+from tests.workers.running import run
+from workers.classifier import Classifier
+from workers.engine import make_engine
+from workers.metrics import accuracy, f1, matthews
+from workers.tokens import TokenSplit, token_splits
+
+BY_HAND: dict[str, Any] = {
+    "accuracy": accuracy,
+    "matthews": matthews,
+    "f1": f1,
+    "pearson": lambda predicted, labels: stats.pearsonr(predicted, labels).statistic,
+}
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[LocalExecutor]:
+    executor = LocalExecutor(Compute())
+    yield executor
+    executor.close()
+
+
+def plain_logits(classifier: Classifier, split: TokenSplit) -> np.ndarray[Any, Any]:
+    """Return transformers' own logits of one example after the other, without dropout."""
+    config = classifier.model.config
+    config._attn_implementation = "eager"
+    plain = BertForSequenceClassification(config).eval()
+    plain.load_state_dict(classifier.model.state_dict())
+    rows = [split.ids[a:b] for a, b in zip(split.offsets, split.offsets[1:], strict=False)]
+    with torch.no_grad():
+        logits = [plain(torch.from_numpy(row.astype(np.int64))[None]).logits[0] for row in rows]
+    return torch.stack(logits).numpy()
+
+
+def splits_of(wanted: TrialRequest) -> dict[str, TokenSplit]:
+    spec = wanted.spec
+    folder, cache = Path(wanted.model.folder), Path(wanted.cache_folder)
+    return token_splits(spec.model, folder, spec.task, wanted.task, cache)
+
+
+@pytest.mark.parametrize("metric", sorted(BY_HAND))
+def test_scores_are_those_of_the_trained_weights(
+    tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch, metric: str
+) -> None:
+    """For each primary metric: a trial with dropout 0.5 scores what its weights score by hand."""
+    problem, label = ("regression", "score") if metric == "pearson" else ("classification", "label")
+    model, task = facts(tmp_path, metric=metric, problem=problem, label=label)
+    trained: list[Classifier] = []
+
+    def kept(classifier: Classifier, *others: Any) -> Any:
+        trained.append(classifier)
+        return make_engine(classifier, *others)
+
+    monkeypatch.setattr("workers.trial.make_engine", kept)
+    long = {"train_steps": 120, "lr_horizon_steps": 120, "learning_rate": 1e-2}
+    dropout = {"hidden_dropout": 0.5, "attention_dropout": 0.5}
+    wanted = request(tmp_path, model, task, **long, **dropout)
+    done = run(executor, wanted)
+    assert done.metric == metric
+    tokens = splits_of(wanted)
+    for name in ("select", "report"):
+        labels, logits = tokens[name].labels, plain_logits(trained[0], tokens[name])
+        predicted = logits[:, 0] if problem == "regression" else logits.argmax(axis=1)
+        labels = labels if problem == "regression" else labels.astype(np.int64)
+        expected = BY_HAND[metric](predicted, labels)
+        assert done.scores[name].metrics[metric] == pytest.approx(expected, abs=1e-5)
+    backwards = BY_HAND[metric](predicted[::-1], labels)  # an order lost on the way would show
+    assert abs(expected - backwards) > 0.05
