@@ -19,8 +19,9 @@ _MAX_PAUSE_S = 1.0  # between looks at deadlines, which no call's end announces
 class RayExecutor:
     """An executor whose slots are gangs: placed whole, kept warm, replaced whole.
 
-    Gangs start in the background when their first trial comes. A dead rank, or a trial that
-    failed, costs its own gang and no other.
+    Gangs start in the background when their first trial comes. On a busy cluster that can take
+    long: the trial waits without failing, and another gang that is ready sooner runs it. A dead
+    rank, or a trial that failed, costs its own gang and no other.
     """
 
     def __init__(
@@ -85,13 +86,14 @@ class RayExecutor:
         free = [slot for slot in self._slots if slot.is_free]
         if not free:
             raise RuntimeError(f"All {self.num_slots} slot(s) are taken: wait for an outcome.")
-        max(free, key=lambda slot: slot.is_warm).submit(request)
+        max(free, key=lambda slot: (slot.is_ready, slot.has_gang)).submit(request)
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Return the outcomes that are there, after at most ``timeout_s`` when there are none."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             outcomes = [outcome for slot in self._slots if (outcome := slot.poll())]
+            self._hand_over()
             remaining_s = deadline_s - time.monotonic()
             if outcomes or remaining_s <= 0:
                 return outcomes
@@ -107,6 +109,13 @@ class RayExecutor:
         self._is_closed = True
         for slot in self._slots:
             slot.release()
+
+    def _hand_over(self) -> None:
+        """Let gangs that are ready run what waits for other gangs, the longest wait first."""
+        waiting = sorted((s for s in self._slots if s.is_waiting), key=lambda s: s.since_s)
+        ready = [slot for slot in self._slots if slot.is_ready]
+        for source, target in zip(waiting, ready, strict=False):
+            target.submit(source.withdraw())
 
     def _pause(self, timeout_s: float) -> None:
         pending = [ref for slot in self._slots for ref in slot.pending]

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import ray
 
-from cluster.attempts import AttemptFailure, ProgressPoint, outcome_of
+from cluster.attempts import ProgressPoint, outcome_of
 from cluster.gang import Gang, take_progress
 from search_spaces.contracts import Outcome, Progress, TrialRequest
+
+_WAITING = ProgressPoint("waiting for resources")
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class GangLife:
     """How long a gang is kept.
 
     Attributes:
-        start_timeout_s: Time for resources and processes to come; then the attempt fails.
+        start_timeout_s: Time for the processes to come up once their resources are reserved;
+            then the attempt fails.
         recycle_after_trials: Trials after which the processes are replaced.
         max_memory_growth: Factor over the memory after the first trial, likewise.
         idle_release_s: Time without a trial after which the resources are given back.
@@ -39,7 +42,7 @@ class Slot:
         self._gang: Gang | None = None
         self._request: TrialRequest | None = None
         self._is_started = False
-        self._since_s = 0.0  # when the attempt was submitted, or the last one ended
+        self._since_s = 0.0
         self._progress_ref: ray.ObjectRef | None = None
         self._point = ProgressPoint()
 
@@ -49,14 +52,29 @@ class Slot:
         return self._request is None
 
     @property
-    def is_warm(self) -> bool:
-        """Whether the slot has a gang."""
+    def has_gang(self) -> bool:
+        """Whether the slot has a gang, though it may still wait for its resources."""
         return self._gang is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an attempt would start at once."""
+        return self.is_free and self._gang is not None and self._gang.is_idle
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an attempt waits for the gang, so that another slot may have it."""
+        return self._request is not None and not self._is_started
+
+    @property
+    def since_s(self) -> float:
+        """When the attempt was submitted or, in a free slot, when the last one left."""
+        return self._since_s
 
     @property
     def pending(self) -> list[ray.ObjectRef]:
         """Calls whose end is worth a poll."""
-        return self._gang.pending if self._gang and self._request else []
+        return self._gang.pending if self._gang else []
 
     def submit(self, request: TrialRequest) -> None:
         """Run an attempt as soon as the gang is there; never blocks."""
@@ -65,25 +83,32 @@ class Slot:
         self._request, self._is_started = request, False
         self._since_s = time.monotonic()
         self._point, self._progress_ref = ProgressPoint(), None
-        self.poll()
+        if self._gang.is_idle:
+            self._start(self._gang, request)
+
+    def withdraw(self) -> TrialRequest:
+        """Take the waiting attempt back; the gang goes on waiting for the next one."""
+        request, self._request = self._request, None
+        assert request is not None and not self._is_started
+        self._since_s = time.monotonic()
+        return request
 
     def poll(self) -> Outcome | None:
         """Take the next steps that are possible and return the attempt's outcome, if any."""
         gang, request = self._gang, self._request
         if gang is None:
             return None
+        gang.collect()
+        end = gang.failure or gang.late_start(self._life.start_timeout_s)
         if request is None:
-            if self._age_s > self._life.idle_release_s:
+            if end or time.monotonic() - self._since_s > self._life.idle_release_s:
                 self.release()
             return None
-        gang.collect()
-        end = gang.failure or self._late_start(gang)
         if end is not None:
             self.release()
             return outcome_of(request, end)
         if gang.is_idle and not self._is_started:
-            gang.start(request)
-            self._is_started = True
+            self._start(gang, request)
         elif gang.is_idle:
             return self._finish(gang, request)
         return None
@@ -92,6 +117,8 @@ class Slot:
         """Return how far the running attempt is known to be, and ask anew; never blocks."""
         if self._gang is None or self._request is None:
             return None
+        if not self._gang.is_placed:
+            return _WAITING.of_trial(self._request.spec.key)
         if self._progress_ref and ray.wait([self._progress_ref], timeout=0)[0]:
             self._point = take_progress(self._progress_ref) or self._point
             self._progress_ref = None
@@ -105,14 +132,9 @@ class Slot:
         if gang:
             gang.kill()
 
-    @property
-    def _age_s(self) -> float:
-        return time.monotonic() - self._since_s
-
-    def _late_start(self, gang: Gang) -> AttemptFailure | None:
-        if gang.is_connected or self._age_s <= self._life.start_timeout_s:
-            return None
-        return gang.late_start(self._life.start_timeout_s)
+    def _start(self, gang: Gang, request: TrialRequest) -> None:
+        gang.start(request)
+        self._is_started = True
 
     def _finish(self, gang: Gang, request: TrialRequest) -> Outcome:
         outcome = outcome_of(request, gang.end)

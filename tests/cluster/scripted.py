@@ -59,6 +59,11 @@ def export_rank(env: RankEnv) -> None:
     os.environ["RANK"] = str(env.rank)
 
 
+def never_connect(env: RankEnv) -> None:
+    """Be a process that starts but never joins its gang."""
+    time.sleep(LONG_S)
+
+
 def answer_of(outcome: Outcome) -> Any:
     """Return what the script's action returned."""
     assert outcome.__class__.__name__ == "Succeeded", outcome

@@ -14,6 +14,7 @@ from ray.util.placement_group import placement_group_table
 from ray.util.state import list_actors, list_tasks
 
 from cluster.attempts import ConnectFunction
+from cluster.gang import Gang, GangPlan
 from cluster.ray_executor import RayExecutor
 from cluster.session import Session
 from cluster.slot import GangLife
@@ -25,6 +26,7 @@ from tests.cluster.scripted import (
     eventually,
     export_rank,
     make_request,
+    never_connect,
     run,
     scripted_trial,
     wait_all,
@@ -161,18 +163,94 @@ def test_idle_gang_is_given_back(new_executor: NewExecutor) -> None:
     assert answer_of(run(executor, "return:woken")) == "woken"
 
 
-def test_gang_that_finds_no_room_gives_up(new_executor: NewExecutor, tmp_path: Path) -> None:
-    """Resources that others hold fail the attempt in time, and the request for them is undone."""
-    compute = Compute(num_ranks=2, num_threads=2)
+def _phases(executor: RayExecutor) -> list[str]:
+    return sorted(point.phase for point in executor.progress())
+
+
+def _group_states() -> list[str]:
+    return [group["state"] for group in placement_group_table().values()]
+
+
+@pytest.fixture
+def held_cpu(new_executor: NewExecutor) -> RayExecutor:
+    """Another sweep's executor, whose warm gang holds one of the four CPUs."""
     holder = new_executor(ONE_RANK)
     run(holder, "return:holds one CPU")
-    executor = new_executor(compute, life=GangLife(start_timeout_s=1.0))
+    return holder
+
+
+WIDE = Compute(num_ranks=1, num_threads=2)
+WIDE_PAIR = Compute(num_ranks=2, num_threads=2)
+
+
+def test_waiting_for_resources_is_no_failure(
+    new_executor: NewExecutor, held_cpu: RayExecutor
+) -> None:
+    """A gang waits for its resources without limit; its time to start counts from having them."""
+    life = GangLife(start_timeout_s=1.0)
+    executor = new_executor(WIDE_PAIR, life=life, connect=never_connect)
     start_s = time.monotonic()
-    executor.submit(make_request("return:", compute=compute))
+    executor.submit(make_request("return:", compute=WIDE_PAIR))
     assert time.monotonic() - start_s < 0.5  # submitting waits for nothing
-    [outcome] = wait_all(executor, 1, timeout_s=5)
+    assert executor.wait(timeout_s=1.5) == []
+    assert _phases(executor) == ["waiting for resources"]
+    held_cpu.close()
+    freed_s = time.monotonic()
+    [outcome] = wait_all(executor, 1)
+    assert time.monotonic() - freed_s > 1.0
     assert isinstance(outcome, Failed) and outcome.failure is FailureClass.INFRASTRUCTURE
-    assert "did not start within 1 s: its resources, 2 x {'CPU': 2}" in outcome.message
-    assert "free now: 3 CPU(s)" in outcome.message
-    states = [group["state"] for group in placement_group_table().values()]
-    assert "PENDING" not in states
+    assert "did not start within 1 s of getting its resources" in outcome.message
+
+
+def test_gang_is_reserved_whole_or_not_at_all(
+    new_executor: NewExecutor, held_cpu: RayExecutor
+) -> None:
+    """A gang that waits holds nothing, though one of its ranks has room; closing undoes the wait.
+
+    Two sweeps that each held half a gang would wait for each other forever.
+    """
+    executor = new_executor(WIDE_PAIR)
+    executor.submit(make_request("return:", compute=WIDE_PAIR))
+    eventually(lambda: "PENDING" in _group_states())
+    assert executor.wait(timeout_s=0.5) == []
+    assert ray.available_resources()["CPU"] == 3.0
+    executor.close()
+    eventually(lambda: "PENDING" not in _group_states())
+
+
+def test_attempt_does_not_stay_with_a_gang_that_finds_no_room(
+    new_executor: NewExecutor, held_cpu: RayExecutor, tmp_path: Path
+) -> None:
+    """What waits for a second gang runs on the first as soon as that is free, and so on."""
+    executor = new_executor(WIDE, num_gangs=2)
+    gate = tmp_path / "gate"
+    executor.submit(make_request(f"wait_for:{gate}", 0, WIDE))
+    executor.submit(make_request("hold:0", 1, WIDE))
+    eventually(
+        lambda: not executor.wait(0.05) and _phases(executor) == ["train", "waiting for resources"]
+    )
+    with pytest.raises(RuntimeError, match="taken"):
+        executor.submit(make_request("hold:0", 2, WIDE))
+    gate.touch()
+    first, second = wait_all(executor, 2)
+    assert (first.trial_key, second.trial_key) == tuple(
+        make_request("", seed).spec.key for seed in range(2)
+    )
+    executor.submit(make_request("hold:0", 3, WIDE))  # to the gang that is ready
+    [third] = wait_all(executor, 1)
+    assert answer_of(first)["pid"] == answer_of(second) == answer_of(third)
+
+
+def test_memory_growth_counts_from_the_first_trial(ray_session: Session) -> None:
+    """What the first trial loads is no leak, even if the gang was ready long before it."""
+    gang = Gang(
+        ray_session.new_gang_number(), GangPlan(ONE_RANK, "PACK", scripted_trial, export_rank)
+    )
+    try:
+        eventually(lambda: gang.collect() or gang.is_connected)
+        gang.collect()
+        gang.start(make_request("hold:200"))
+        eventually(lambda: gang.collect() or gang.is_idle)
+        assert gang.memory_growth == 1.0
+    finally:
+        gang.kill()
