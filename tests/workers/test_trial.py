@@ -68,10 +68,13 @@ def reference_losses(
     model: ModelFacts,
     removed: dict[str, torch.Tensor],
     head: Mapping[str, np.ndarray] | None = None,
+    first_epoch: int = 0,
+    norms: list[float] | None = None,
 ) -> list[float]:
     """Train the same trial with plain PyTorch on padded batches of transformers' own forward.
 
-    Starts from ``head`` where one is given, else from the fresh one of the trial's seed.
+    Starts from ``head`` where one is given, else from the fresh one of the trial's seed; the
+    gradients' norms before clipping are appended to ``norms``.
     """
     spec, folder = wanted.spec, Path(wanted.model.folder)
     ours = Classifier(folder, spec.task, spec.recipe)
@@ -91,10 +94,10 @@ def reference_losses(
         for name, where in removed.items():
             weights[name].masked_fill_(where, 0.0)
     named = list(plain.named_parameters())
-    no_decay = ("bias", "LayerNorm.weight")
+    no_decay, decay = ("bias", "LayerNorm.weight"), spec.recipe.weight_decay
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for n, p in named if not n.endswith(no_decay)], "weight_decay": 0.01},
+            {"params": [p for n, p in named if not n.endswith(no_decay)], "weight_decay": decay},
             {"params": [p for n, p in named if n.endswith(no_decay)], "weight_decay": 0.0},
         ],
         lr=spec.recipe.learning_rate,
@@ -107,7 +110,7 @@ def reference_losses(
         "train"
     ]
     losses = []
-    for indices in global_batches(spec, len(tokens)):
+    for indices in global_batches(spec, len(tokens), first_epoch):
         rows = [tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]] for i in indices]
         ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
         attention = torch.zeros_like(ids)
@@ -119,7 +122,9 @@ def reference_losses(
         loss.backward()
         for name, where in removed.items():
             weights[name].grad.masked_fill_(where, 0.0)
-        torch.nn.utils.clip_grad_norm_(plain.parameters(), spec.recipe.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), spec.recipe.max_grad_norm)
+        if norms is not None:
+            norms.append(float(norm))
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
@@ -128,21 +133,41 @@ def reference_losses(
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["dense", "masked"])
+@pytest.mark.parametrize(("limit", "decay"), [(1.0, 0.01), (0.01, 1.0)], ids=["mild", "clipped"])
 def test_losses_equal_plain_padded_pytorch(
-    root: Path, toy: tuple[ModelFacts, TaskFacts], executor: LocalExecutor, masked: bool
+    root: Path,
+    toy: tuple[ModelFacts, TaskFacts],
+    executor: LocalExecutor,
+    masked: bool,
+    limit: float,
+    decay: float,
 ) -> None:
-    """Unpadded DeepSpeed and padded plain PyTorch give the same losses (fp32, no dropout)."""
+    """Unpadded DeepSpeed and padded plain PyTorch give the same losses (fp32, no dropout).
+
+    Clipping and decay are strong enough in one case that the losses could not do without them:
+    every gradient is too long, and epsilon is too large for Adam to undo the clipping.
+    """
     model, task = toy
-    wanted = request(root, model, task, mask=RandomMask(num_removed=K, seed=3) if masked else None)
+    mask_of = RandomMask(num_removed=K, seed=3) if masked else None
+    changes = {"max_grad_norm": limit, "weight_decay": decay, "adam_epsilon": 1e-3}
+    wanted = request(root, model, task, mask=mask_of, **changes)
     removed = {}
     if masked:
         seed = stream(3, task.identity.data_sha256, "random_mask")
         mask = random_uniform(model.prunable, K, seed)
         removed = {n: torch.from_numpy(~mask.matrix(n)) for n in model.prunable.names}
-    done = run(executor, wanted)
-    expected = reference_losses(root, wanted, model, removed)
+    done, norms = run(executor, wanted), []
+    expected = reference_losses(root, wanted, model, removed, norms=norms)
     assert [step for step, _ in done.losses] == list(range(1, 9))
     assert [loss for _, loss in done.losses] == pytest.approx(expected, abs=1e-6)
+    if limit == 0.01:
+        assert min(norms) > 2 * limit
+        for weaker in ({"max_grad_norm": 1e9}, {"weight_decay": 0.0}):
+            other = request(root, model, task, mask=mask_of, **(changes | weaker))
+            assert (
+                max(np.abs(np.subtract(reference_losses(root, other, model, removed), expected)))
+                > 1e-5
+            )
 
 
 def test_a_round_may_begin_with_its_parents_trained_head(
@@ -168,6 +193,28 @@ def test_a_round_may_begin_with_its_parents_trained_head(
     fresh = reference_losses(root, wanted, model, removed)
     assert abs(done.losses[0][1] - fresh[0]) > 1e-4
     assert done.proof.num_start_tensors_equal_theta0 > 0
+
+
+def test_a_round_may_continue_its_parents_random_streams(
+    root: Path, toy: tuple[ModelFacts, TaskFacts], executor: LocalExecutor
+) -> None:
+    """`rng: continue`: batches go on at the epoch after the parent's last; the head is fresh."""
+    model, task = toy
+    first = request(root, model, task, outputs=Outputs(carry=True), attempt="a001-0000000e")
+    ref = artifact_ref(first, run(executor, first), CARRY_ARTIFACT)
+    bare = request(root, model, task, rng="continue", attempt="a001-0000000f")
+    spec = bare.spec.model_copy(update={"carry_from": first.spec.key})
+    wanted = bare.model_copy(update={"spec": spec, "carry_file": ref})
+    losses = [loss for _, loss in run(executor, wanted).losses]
+    epochs = 2  # 8 steps of 16 on 63 examples are two epochs of 4 steps
+    carried = Carried.from_bytes(Path(ref.uri.removeprefix("file://")).read_bytes())
+    assert (carried.epoch, carried.step) == (epochs, 8)
+    assert losses == pytest.approx(
+        reference_losses(root, wanted, model, {}, first_epoch=epochs), abs=1e-6
+    )
+    for other in (0, epochs - 1, epochs + 1):
+        elsewhere = reference_losses(root, wanted, model, {}, first_epoch=other)
+        assert abs(losses[0] - elsewhere[0]) > 1e-5
 
 
 def test_a_lineage_keeps_exact_counts_nested_masks_and_zeros(

@@ -1,0 +1,118 @@
+"""The classifier on concatenated tokens computes what transformers computes on padded ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    CamembertConfig,
+    CamembertModel,
+    ElectraConfig,
+    ElectraModel,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+from search_spaces.trial import TaskIdentity
+from tests.workers.requests import recipe
+from workers.batches import make_batch
+from workers.classifier import Classifier, draw_head, load_theta0
+from workers.tokens import TokenSplit
+
+LENGTHS = (7, 3, 12, 7, 5, 2)
+SMALL: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 20,
+    "initializer_range": 0.4,  # at 0.02 a token would hardly see another one, or its position
+    "pad_token_id": 1,
+}
+FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "bert": (BertConfig, BertModel, {"type_vocab_size": 2, "pad_token_id": 0}),
+    "roberta": (RobertaConfig, RobertaModel, {"type_vocab_size": 1}),
+    "xlm-roberta": (XLMRobertaConfig, XLMRobertaModel, {"type_vocab_size": 1}),
+    "camembert": (CamembertConfig, CamembertModel, {"type_vocab_size": 1}),
+    "electra": (
+        ElectraConfig,
+        ElectraModel,
+        {"type_vocab_size": 2, "embedding_size": 8, "pad_token_id": 0},
+    ),
+}
+TASK = TaskIdentity(
+    problem="classification",
+    num_labels=3,
+    metric="accuracy",
+    data_sha256="0" * 64,
+    select_sha256="0" * 64,
+    num_train_examples=len(LENGTHS),
+    max_length=16,
+)
+
+
+def save_backbone(folder: Path, family: str, **changes: Any) -> Path:
+    """Save a random backbone of a family."""
+    config, model, options = FAMILIES[family]
+    torch.manual_seed(0)
+    model(config(**(SMALL | options | changes))).save_pretrained(str(folder))
+    return folder
+
+
+def pairs_of_segments(num_types: int) -> TokenSplit:
+    """Return examples of several lengths, the second half of each in the last segment."""
+    draw = np.random.default_rng(5)
+    offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
+    types = [np.arange(length) * num_types // length for length in LENGTHS]
+    return TokenSplit(
+        ids=draw.integers(2, SMALL["vocab_size"], offsets[-1]).astype(np.int32),
+        types=np.concatenate(types).astype(np.int32),
+        offsets=offsets,
+        labels=np.zeros(len(LENGTHS)),
+        num_truncated=0,
+    )
+
+
+def padded_logits(classifier: Classifier, split: TokenSplit) -> torch.Tensor:
+    """Return the logits of transformers' own class, eager attention and one padded batch."""
+    config = classifier.model.config
+    config._attn_implementation = "eager"
+    plain = AutoModelForSequenceClassification.from_config(config).eval()
+    plain.load_state_dict(classifier.model.state_dict())
+    shape = (len(LENGTHS), max(LENGTHS))
+    ids = torch.full(shape, config.pad_token_id)
+    types, attention = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    for row, (begin, length) in enumerate(zip(split.offsets, LENGTHS, strict=False)):
+        place = slice(begin, begin + length)
+        ids[row, :length] = torch.from_numpy(split.ids[place].astype(np.int64))
+        types[row, :length] = torch.from_numpy(split.types[place].astype(np.int64))
+        attention[row, :length] = 1
+    with torch.no_grad():
+        return plain(input_ids=ids, attention_mask=attention, token_type_ids=types).logits
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_unpadded_logits_equal_padded_ones(tmp_path: Path, family: str) -> None:
+    """For each family, segments, positions and a projected embedding included."""
+    folder = save_backbone(tmp_path, family)
+    classifier = Classifier(folder, TASK, recipe())
+    draw_head(classifier, load_theta0(classifier, folder), seed=1)
+    split = pairs_of_segments(FAMILIES[family][2]["type_vocab_size"])
+    batch = make_batch(split, np.arange(len(LENGTHS)), "classification")
+    classifier.eval()
+    with torch.no_grad():
+        ours = classifier(batch)
+    theirs = padded_logits(classifier, split)
+    assert ours.shape == (len(LENGTHS), 3)
+    assert float(theirs.std(dim=0).min()) > 0.05  # the examples differ by far more than allowed
+    assert float((ours - theirs).abs().max()) <= 1e-5
