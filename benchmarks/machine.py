@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -57,6 +58,14 @@ def _cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def cpu_fingerprint() -> str:
+    """Return a digest of what libraries choose their kernels by: equal ones may give equal bits."""
+    wanted = ("vendor_id", "cpu family", "model", "stepping", "cache size", "flags")
+    first = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    fields = [line for line in first if line.split("\t")[0].strip(": ") in wanted]
+    return hashlib.sha256("\n".join(fields).encode()).hexdigest()
 
 
 def _commit() -> str:

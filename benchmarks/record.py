@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import Machine
+from benchmarks.machine import Machine, cpu_fingerprint
 from orchestrator.journal_reader import open_reader
 from orchestrator.judging import judge_sweep
 from orchestrator.report_tables import verdict_rows
@@ -40,6 +40,7 @@ def record(sweep: Path) -> dict[str, Any]:
         "sweep": context.spec.name,
         "file": str(sweep),
         "machine": Machine().facts(),
+        "cpu_fingerprint": cpu_fingerprint(),
         "numerics": sorted({result.numerics.model_dump_json() for result in results.values()}),
         "wall_s": round(times[-1] - times[0], 1),
         "trial_s": round(sum(result.seconds["total"] for result in results.values()), 1),

@@ -83,21 +83,23 @@ def run(sweep: SweepPath) -> None:
     store = Store(spec.store)
     made = make_plan(context.trials, store, compute_of(spec))
     console.print(plan_summary(made), highlight=False, soft_wrap=True)
-    from orchestrator.finishing import ended, mirror_finished, tracker_of
+    from orchestrator.finishing import mirror_finished, tracker_of
 
-    tracker = tracker_of(context)
     if made.num_run + made.num_wait == 0:
+        files = _show_end(console, context, store, sweep)
+        tracker = tracker_of(context)
         mirror_finished(context, tracker, store)
-        show_places(console, context, show_verdicts(console, context, *ended(context, store)))
+        if files:
+            tracker.log_report(files)
         return
+    tracker = tracker_of(context)
     from orchestrator.listeners import ListenerGroup
     from orchestrator.progress import LiveProgress
-    from orchestrator.report import write_report
     from orchestrator.running import run_on_ray
     from orchestrator.tracking_listener import TrackingListener
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     tracking = TrackingListener(tracker, spec, store, say)
     try:
@@ -109,13 +111,13 @@ def run(sweep: SweepPath) -> None:
     is_mirrored = tracking.close()
     if not is_mirrored:
         say("Not all results reached MLflow. They are in the store: run the sweep again.")
-    results, failed = ended(context, store)
-    if results and not outcome.cancelled:
-        rows = show_verdicts(console, context, results, failed)
-        page = write_report(spec, context.trials, results, failed, report_folder(spec))
-        if is_mirrored:
-            tracker.log_report(page.parent)
-        show_places(console, context, rows)
+    if not outcome.cancelled:
+        files = _show_end(console, context, store, sweep)
+        if files and is_mirrored:
+            try:
+                tracker.log_report(files)
+            except UserError as error:  # the sweep is done and its report written
+                say(f"The report did not reach MLflow: {error}")
     _close(console, sweep, outcome)
 
 
@@ -133,13 +135,13 @@ def report(
     from orchestrator.finishing import ended, tracker_of
     from orchestrator.report import write_report
 
-    page = write_report(spec, context.trials, *ended(context, Store(spec.store)), place)
-    if not as_json:  # said first: MLflow may be down, the report is there anyway
+    page, *figures = write_report(spec, context.trials, *ended(context, Store(spec.store)), place)
+    if as_json:  # said first: MLflow may be down, the report is there anyway
+        names = [str(path) for path in figures]
+        typer.echo(json.dumps({"report": str(page), "figures": names}, indent=2))
+    else:
         typer.echo(f"Report: {page}")
-    tracker_of(context).log_report(place)
-    if as_json:
-        figures = sorted(str(path) for path in place.glob("*.png"))
-        typer.echo(json.dumps({"report": str(page), "figures": figures}, indent=2))
+    tracker_of(context).log_report([page, *figures])
 
 
 @app.command()
@@ -241,6 +243,25 @@ def _plan_data(made: Plan) -> dict[str, Any]:
         "critical_path_s": made.critical_path_s,
         "rows": [vars(row) for row in made.rows],
     }
+
+
+def _show_end(
+    console: Console, context: SweepContext, store: Store, sweep: Path
+) -> tuple[Path, ...]:
+    """Show verdicts and places, write the report; return its files where they are new."""
+    from orchestrator.finishing import ended, report_anew
+
+    results, failed = ended(context, store)
+    if not results:
+        return ()
+    rows = show_verdicts(console, context, results, failed)
+    files: tuple[Path, ...] = ()
+    try:
+        files = report_anew(context, results, failed, report_folder(context.spec))
+    except UserError as error:
+        console.print(f"No report: {error}", markup=False, highlight=False)
+    show_places(console, context, sweep, rows)
+    return files
 
 
 def _close(console: Console, sweep: Path, outcome: SweepOutcome) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.judging import judge_sweep
 from orchestrator.report_tables import ControlRow, VerdictRow, verdict_rows
@@ -24,6 +26,7 @@ from orchestrator.report_text import (
 from orchestrator.sweep_context import SweepContext
 from search_spaces.canonical import short
 from search_spaces.contracts import TrialResult
+from search_spaces.places import masked
 from search_spaces.sweep import SweepSpec
 
 
@@ -57,32 +60,37 @@ def show_verdicts(
                 if own:
                     console.print(_table(spec, own))
                 said = headline(own, spec.verdict.rule, spec.delta_of(task))
-                console.print(f"[bold]{' · '.join(wanted)}[/]: {said.text}", highlight=False)
+                console.print(Text.assemble((" · ".join(wanted), "bold"), f": {said.text}"))
     if rows:
         console.print(f"[dim]{_legend(spec)}[/]\n", highlight=False)
     return rows
 
 
-def show_places(console: Console, context: SweepContext, rows: Sequence[VerdictRow]) -> None:
+def show_places(
+    console: Console, context: SweepContext, sweep: Path, rows: Sequence[VerdictRow]
+) -> None:
     """Print where everything is, and the next three commands to try."""
     spec = context.spec
     uri, experiment = spec.tracking.uri, spec.tracking.experiment or spec.name
-    tickets, where = _program("tickets"), f"--uri {uri}"
+    tickets, where = _program("tickets"), f"--uri {masked(uri)}"
     if experiment != "tickets":
         where += f" --experiment {experiment}"
-    page = report_folder(spec) / "report.html"
+    page, shown = report_folder(spec) / "report.html", masked(uri)
+    is_server = uri.startswith(("http://", "https://"))
     lines = [
-        f"Report:         {page if page.exists() else f'none yet: {tickets} report writes it'}",
-        f"MLflow:         {uri}, experiment {experiment}",
+        f"Report:         {page if page.exists() else f'none yet: {tickets} report {sweep}'}",
+        f"MLflow:         {shown}, experiment {experiment}",
         "Ray dashboard:  at the address above while a sweep runs; a local Ray ends with it",
         "",
         "Next:",
         f"  {tickets} best {where}",
         f"  {tickets} lineage {_example_key(context, rows)} {where}",
-        f"  {_program('mlflow')} ui --backend-store-uri {uri}",
+        f"  {tickets} report {sweep}"
+        if is_server
+        else f"  {_program('mlflow')} ui --backend-store-uri {shown}",
     ]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _program(name: str) -> str:
@@ -94,13 +102,17 @@ def _table(spec: SweepSpec, rows: Sequence[VerdictRow]) -> Table:
     first = rows[0]
     dense = _spread(first.dense_mean, first.dense_std)
     title = f"{first.model} · {first.task} · {first.method}: dense {dense} on select"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD)
     for name in ("sparsity", "n", "select", "vs dense", "matches", "report"):
         table.add_column(name, justify="right")
     for control in spec.controls:
         table.add_column(f"vs {control}", justify="right")
+    flagged = any(row.flags for row in rows)
+    if flagged:
+        table.add_column("flags", overflow="fold")
     for row in rows:
-        table.add_row(*_cells(spec, row), style="bold" if row.is_best else None)
+        flags = [", ".join(row.flags)] if flagged else []
+        table.add_row(*_cells(spec, row), *flags, style="bold" if row.is_best else None)
     return table
 
 
@@ -144,6 +156,7 @@ def _example_key(context: SweepContext, rows: Sequence[VerdictRow]) -> str:
         trial.key
         for trial in context.trials
         for role in trial.roles
-        if (role.model, role.task, role.method, trial.spec.num_removed) in best
+        if role.kind == "final"
+        and (role.model, role.task, role.method, trial.spec.num_removed) in best
     )
     return short(next(finals, context.trials[0].key))

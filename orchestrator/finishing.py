@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
 from orchestrator.journal_reader import open_reader
 from orchestrator.judging import judge_sweep
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from orchestrator.tracking import MlflowTracker, experiment_of
+from search_spaces.canonical import content_key
 from search_spaces.contracts import TrialResult, TrialState
+from search_spaces.loading import show
+
+_MADE_OF = ".made-of.json"  # in a report's folder: what the report there says
 
 
 def tracker_of(context: SweepContext) -> MlflowTracker:
@@ -39,3 +47,34 @@ def mirror_finished(context: SweepContext, tracker: MlflowTracker, store: Store)
     judged = judge_sweep(context.spec, context.trials, results, failed)
     tracker.log_verdicts(judged, context.spec.verdict.rule, context.spec.replicate)
     tracker.finish(succeeded=True)
+
+
+def report_anew(
+    context: SweepContext,
+    results: Mapping[str, TrialResult],
+    failed: Mapping[str, str],
+    folder: Path,
+) -> tuple[Path, ...]:
+    """Write the report unless the folder holds exactly this one; return its files if it did.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    attempts = sorted((key, result.attempt) for key, result in results.items())
+    digest = content_key([show(context.spec), attempts, sorted(failed.items())])
+    if _made_of(folder) == digest:
+        return ()
+    from orchestrator.report import write_report  # loads matplotlib
+
+    files = write_report(context.spec, context.trials, results, failed, folder)
+    (folder / _MADE_OF).write_text(json.dumps({"digest": digest}))
+    return files
+
+
+def _made_of(folder: Path) -> str | None:
+    """Return the digest of the report that a folder holds."""
+    try:
+        said: dict[str, str] = json.loads((folder / _MADE_OF).read_text())
+    except (OSError, ValueError):
+        return None
+    return said.get("digest") if (folder / "report.html").exists() else None

@@ -58,8 +58,9 @@ def judge_sweep(
 ) -> list[Judged]:
     """Judge every curve of a sweep on its select and its report split.
 
-    A final trial without a result has the score None, so its level is undecided. A level of
-    which no final trial has a result, and none failed, was not evaluated and is left out.
+    A final trial without a result has the score None, so its level is undecided. Levels beyond
+    the sparsest of which a final trial has ended were not evaluated and are left out; one below
+    it is never jumped over, also where nobody remembers why it has no result.
 
     Args:
         spec: The sweep.
@@ -85,9 +86,9 @@ def _judge(
     same = spec.same_split(task)
     scored = spec.report_split_of(task) if split == REPORT or same else SELECT
     dense = table.side("dense", model, task.name, "")
-    sides = [
-        side for side in table.levels("final", model, task.name, method) if table.is_evaluated(side)
-    ]
+    sides = table.levels("final", model, task.name, method)
+    while sides and not table.is_evaluated(sides[-1]):
+        sides.pop()
     if not sides:
         return None
     levels = [table.scores(side, dense.get(0.0, {}), scored) for side in sides]

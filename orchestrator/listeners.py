@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,6 +10,8 @@ from typing import Protocol
 from orchestrator.scheduler import Cause
 from search_spaces.contracts import Failed, Progress, TrialResult, TrialState
 from search_spaces.trial import Trial
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,42 +90,46 @@ class SilentListener:
 
 
 class ListenerGroup:
-    """Tells several listeners, in their order."""
+    """Tells several listeners, in their order.
+
+    One that raises is told nothing any more: a display that breaks must not end a sweep.
+    """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        self._listeners = tuple(listeners)
+        self._listeners = list(listeners)
 
     def started(self, trial: Trial, attempt: str) -> None:
         """Tell all."""
-        for listener in self._listeners:
-            listener.started(trial, attempt)
+        self._tell("started", trial, attempt)
 
     def succeeded(self, trial: Trial, result: TrialResult) -> None:
         """Tell all."""
-        for listener in self._listeners:
-            listener.succeeded(trial, result)
+        self._tell("succeeded", trial, result)
 
     def reused(self, trial: Trial, result: TrialResult) -> None:
         """Tell all."""
-        for listener in self._listeners:
-            listener.reused(trial, result)
+        self._tell("reused", trial, result)
 
     def failed(self, trial: Trial, failed: Failed, will_retry: bool) -> None:
         """Tell all."""
-        for listener in self._listeners:
-            listener.failed(trial, failed, will_retry)
+        self._tell("failed", trial, failed, will_retry)
 
     def blocked(self, trial: Trial, cause: Cause) -> None:
         """Tell all."""
-        for listener in self._listeners:
-            listener.blocked(trial, cause)
+        self._tell("blocked", trial, cause)
 
     def progress(self, progress: list[Progress]) -> None:
         """Tell all."""
-        for listener in self._listeners:
-            listener.progress(progress)
+        self._tell("progress", progress)
 
     def finished(self, outcome: SweepOutcome) -> None:
         """Tell all."""
-        for listener in self._listeners:
-            listener.finished(outcome)
+        self._tell("finished", outcome)
+
+    def _tell(self, what: str, *arguments: object) -> None:
+        for listener in tuple(self._listeners):
+            try:
+                getattr(listener, what)(*arguments)
+            except Exception:
+                _LOG.exception("%s broke; the sweep goes on without it", type(listener).__name__)
+                self._listeners.remove(listener)

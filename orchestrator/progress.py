@@ -6,6 +6,7 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -70,13 +71,14 @@ class LiveProgress(SilentListener):
     def failed(self, trial: Trial, failed: Failed, will_retry: bool) -> None:
         """Print why, and whether it is tried again."""
         end = "will be tried again" if will_retry else "given up"
-        self._say(trial, f"[red]failed[/] ({failed.failure}, {end}): {failed.message}")
+        said = escape(failed.message)  # brackets in it are no markup
+        self._say(trial, f"[red]failed[/] ({failed.failure}, {end}): {said}")
         if not will_retry:
             self._bar.advance(self._task)
 
     def blocked(self, trial: Trial, cause: Cause) -> None:
         """Print what blocks it."""
-        self._say(trial, f"[yellow]blocked[/] by {short(cause.key)}: {cause.message}")
+        self._say(trial, f"[yellow]blocked[/] by {short(cause.key)}: {escape(cause.message)}")
         self._bar.advance(self._task)
 
     def progress(self, progress: list[Progress]) -> None:
@@ -86,14 +88,15 @@ class LiveProgress(SilentListener):
             name = self._labels.get(item.trial_key, short(item.trial_key))
             steps = f"{item.step}/{item.num_steps} steps" if item.num_steps else ""
             loss = f"loss {item.loss:.3f}" if item.step else ""
-            table.add_row("  running", name, item.phase, steps, loss)
+            table.add_row("  running", escape(name), item.phase, steps, loss)
         self._live.update(Group(self._bar, table))
 
     def finished(self, outcome: SweepOutcome) -> None:
         """Nothing: the command prints the summary."""
 
     def _say(self, trial: Trial, text: str) -> None:
-        self._console.print(f"{trial.main_role.label:<44} {text}", highlight=False, soft_wrap=True)
+        label = escape(f"{trial.main_role.label:<44}")
+        self._console.print(f"{label} {text}", highlight=False, soft_wrap=True)
 
 
 def _scores(result: TrialResult) -> str:

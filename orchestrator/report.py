@@ -87,8 +87,8 @@ def write_report(
     results: Mapping[str, TrialResult],
     failed: Mapping[str, str],
     folder: Path,
-) -> Path:
-    """Write ``report.html`` and the figures in it as PNG files; replaces older ones at once.
+) -> tuple[Path, ...]:
+    """Write ``report.html`` and the figures in it as PNG files; replaces an older report's.
 
     Args:
         spec: The sweep.
@@ -98,7 +98,7 @@ def write_report(
         folder: Where to write; made if it does not exist.
 
     Returns:
-        The path of the HTML file, which needs no other file.
+        The HTML file, which needs no other file, and then the figures.
 
     Raises:
         UserError: The sweep has no results yet, or the folder cannot be written.
@@ -114,11 +114,16 @@ def write_report(
     judged = judge_sweep(spec, trials, own, failed)
     sections = _sections(spec, judged, make_curves(spec, judged, trials, own), own)
     page = _render(spec, trials, own, failed, sections)
+    pictures = [picture for section in sections for picture in section.pictures]
+    names = {picture.name for picture in pictures}
     with _writing(folder):
-        for picture in (picture for section in sections for picture in section.pictures):
+        for picture in pictures:
             _replace(folder / picture.name, picture.png)
         _replace(folder / REPORT_NAME, page.encode())
-    return folder / REPORT_NAME
+        for path in folder.glob("curve-[0-9]*.png"):
+            if path.name not in names:
+                path.unlink()
+    return folder / REPORT_NAME, *(folder / picture.name for picture in pictures)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def obstacle(ticket: Scores, dense: Scores) -> tuple[Outcome, str] | None:
         return "no_verdict", f"only one side has a trial for seed {unpaired}"
     failed = sorted(seed for seed in ticket if not _scored(ticket[seed], dense[seed]))
     if failed:
-        return "undecided", f"no score for seed {', '.join(map(str, failed))}: diverged or failed"
+        return "undecided", f"no score for seed {', '.join(map(str, failed))}: failed or not run"
     if len(ticket) < 2:
         return "no_verdict", f"a verdict needs 2 seeds, has {len(ticket)}"
     return None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.journal_reader import TrialRow
@@ -30,7 +31,7 @@ def show_plan(console: Console, sweep: str, plan: Plan) -> None:
     table = _table(f"plan of sweep {sweep}", "key", "trial*", "action", "<time", "reason*")
     for row in plan.rows:
         time = show_seconds(row.seconds) if row.seconds else ""
-        table.add_row(short(row.key), row.label, row.action, time, row.reason)
+        table.add_row(short(row.key), escape(row.label), row.action, time, escape(row.reason))
     console.print(table)
     console.print(plan_summary(plan), highlight=False, soft_wrap=True)
 
@@ -53,8 +54,8 @@ def show_status(
     table = _table(f"sweep {sweep}", "key", "trial*", "state", "<tries", "<time", *message)
     for row in rows:
         time = show_seconds(row.seconds) if row.seconds else ""
-        cells = (short(row.key), row.label, row.state.value, str(row.attempts), time)
-        table.add_row(*cells, *([row.message] if message else []))
+        cells = (short(row.key), escape(row.label), row.state.value, str(row.attempts), time)
+        table.add_row(*cells, *([escape(row.message)] if message else []))
     console.print(table)
     console.print("  ".join(f"{state.value} {num}" for state, num in counts.items() if num))
 
@@ -64,17 +65,19 @@ def show_tickets(console: Console, tickets: Sequence[Ticket]) -> None:
     if not tickets:
         console.print("No ticket matches.")
         return
-    numbers = ("<sparsity", "<n", "<select", "<report", "<matches", "<key")
+    flagged = ("flags*",) if any(one.flags for one in tickets) else ()
+    numbers = ("<sparsity", "<n", "<select", "<report", "<matches", "<key", *flagged)
     table = _table("sparsest matching tickets", "sweep: model · task · method*", *numbers)
     for one in tickets:
         table.add_row(
-            f"{one.sweep}: {one.model} · {one.task} · {one.method}",
+            escape(f"{one.sweep}: {one.model} · {one.task} · {one.method}"),
             show_percent(one.sparsity),
             str(one.num_seeds),
             show_score(one.select_mean),
             show_score(one.report_mean),
             OUTCOME_WORDS[one.report_outcome],
             short(one.trial_keys[0]),
+            *([", ".join(one.flags)] if flagged else []),
         )
     console.print(table)
     rules = ", ".join(sorted({f"{one.rule}, replicate: {one.replicate}" for one in tickets}))

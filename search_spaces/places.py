@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 CACHE_VARIABLE = "TICKETS_CACHE"
@@ -19,3 +20,8 @@ def cache_folder() -> Path:
 def absolute(path: str) -> str:
     """Return a path without ``~`` and independent of the current folder."""
     return str(Path(path).expanduser().absolute())
+
+
+def masked(uri: str) -> str:
+    """Return a URI without the password in it, as it may be printed."""
+    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)

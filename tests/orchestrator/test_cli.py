@@ -133,7 +133,7 @@ def assert_ends_well(said: str, root: Path) -> None:
     experiment = client.get_experiment_by_name("toy")
     parent = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")[0]
     kept = {Path(one.path).name for one in client.list_artifacts(parent.info.run_id, "report")}
-    assert {path.name for path in page.parent.iterdir()} == kept
+    assert {path.name for path in page.parent.glob("[!.]*")} == kept
     following = [line.split() for line in said.partition("Next:\n")[2].splitlines()]
     best, lineage = following[0], following[1]
     assert best[1] == "best" and lineage[1] == "lineage"

@@ -92,6 +92,19 @@ def test_a_level_that_nobody_ran_is_unknown_and_one_that_failed_is_not() -> None
     assert failed.curve.levels[1].outcomes["noninferior"] == "undecided"
 
 
+def test_a_level_without_results_is_never_jumped_over() -> None:
+    """Below a level with results it is undecided, whether or not its failures are remembered."""
+    trials, results = small_world()
+    lost = [t.key for t in trials if t.kind == "final" and t.spec.num_removed == 100]
+    for key in lost:
+        del results[key]
+    for failed in ([], lost):
+        select = judge_sweep(make_sweep(), trials, results, failed=failed)[0]
+        assert [level.sparsity for level in select.levels] == [0.1, 0.2]
+        assert select.curve.levels[0].outcomes["noninferior"] == "undecided"
+        assert select.curve.rules["noninferior"].sparsest_contiguous is None
+
+
 def test_a_seed_that_never_started_is_not_dropped() -> None:
     """Where a cancel kept one seed from ticket and dense alike, the others do not decide."""
     trials, results = small_world()

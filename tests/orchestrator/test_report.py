@@ -35,7 +35,7 @@ def rows_of(world: World, spec: SweepSpec = SWEEP) -> list[VerdictRow]:
 def page_of(
     world: World, folder: Path, failed: dict[str, str] | None = None, spec: SweepSpec = SWEEP
 ) -> str:
-    return write_report(spec, *world, failed or {}, folder).read_text(encoding="utf-8")
+    return write_report(spec, *world, failed or {}, folder)[0].read_text(encoding="utf-8")
 
 
 def words(page: str) -> str:
@@ -79,7 +79,7 @@ def with_mask(result: TrialResult, share: float) -> TrialResult:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the small world, written once: figures take their time."""
-    return write_report(SWEEP, *small_world(), {}, tmp_path_factory.mktemp("report"))
+    return write_report(SWEEP, *small_world(), {}, tmp_path_factory.mktemp("report"))[0]
 
 
 def test_rows_hold_the_numbers_of_both_splits_and_of_the_controls() -> None:
@@ -136,7 +136,7 @@ def test_a_failed_seed_is_told_as_undecided_and_listed(tmp_path: Path) -> None:
     world = small_world()
     key = lose(world, 100)
     text = words(page_of(world, tmp_path, {key: "loss is NaN at step 7"}))
-    assert "Undecided at 10%: no score for seed 2: diverged or failed." in text
+    assert "Undecided at 10%: no score for seed 2: failed or not run." in text
     assert "14 of 15 trials have a result, 1 failed" in text
     assert f"final:toy:imp:0.1:s2 {key[:10]} loss is NaN at step 7" in text
     assert "10% 100 2 – 0.8200 ± 0.0100 – – undecided" in text
@@ -150,7 +150,7 @@ def test_a_best_ticket_below_an_undecided_level_says_so() -> None:
     said = headline(rows_of(world), "noninferior", 0.01)
     assert said.state == "best"
     assert said.text.endswith(
-        "The next level, 20%, is undecided: no score for seed 2: diverged or failed."
+        "The next level, 20%, is undecided: no score for seed 2: failed or not run."
     )
 
 

@@ -213,7 +213,7 @@ def test_a_failed_seed_leaves_every_rule_undecided(failure: float | None) -> Non
     ):
         verdict = judge_level(level(0.5, ticket, dense), 0.01)
         assert set(verdict.outcomes.values()) == {"undecided"}
-        assert verdict.reasons["strict"] == "no score for seed 3: diverged or failed"
+        assert verdict.reasons["strict"] == "no score for seed 3: failed or not run"
         assert (verdict.n, verdict.difference_mean) == (3, None)
         assert (verdict.ticket_mean is None) != (verdict.dense_mean is None)
 
