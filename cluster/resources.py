@@ -6,12 +6,14 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from search_spaces.contracts import Compute
 from search_spaces.errors import UserError
 
 Strategy = Literal["PACK", "STRICT_PACK"]
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -121,8 +123,65 @@ def device_of(compute: Compute) -> Literal["cpu", "cuda"]:
     return "cuda" if compute.num_gpus_per_rank else "cpu"
 
 
-def usable_cpus() -> int:
-    """Return the number of CPUs that this process may use, which can be fewer than exist."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def usable_cpus(cgroup_root: Path = _CGROUP_ROOT) -> int:
+    """Return the number of CPUs that this process may use, which can be fewer than exist.
+
+    Args:
+        cgroup_root: Where the kernel shows control groups.
+
+    Returns:
+        The CPUs that the process may be scheduled on or, where that is less, its container's
+        share of CPU time in whole CPUs.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    membership = _text(Path("/proc/self/cgroup")) or ""
+    quotas = (_quota(folder) for folder in cgroup_folders(membership, cgroup_root))
+    return min([bound or 1, *(quota for quota in quotas if quota)])
+
+
+def cgroup_folders(membership: str, root: Path) -> list[Path]:
+    """Return the folders whose CPU quota binds a process: its control group's and its parents'.
+
+    Args:
+        membership: Text of ``/proc/<pid>/cgroup``; version 2 is the line ``0::/path``. In a
+            container the path may be the host's: then only the root is the container's own.
+        root: Where the kernel shows control groups.
+    """
+    folders = []
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "cpu" if controllers else root
+        own = PurePosixPath(path)
+        folders += [top / str(at).lstrip("/") for at in (own, *own.parents)]
+    return folders
+
+
+def quota_cpus(quota: str) -> int | None:
+    """Return the whole CPUs, at least one, of a quota; None means no limit.
+
+    Args:
+        quota: Microseconds of CPU time and the period that they are for, as in version 2's
+            ``cpu.max``: ``150000 100000`` is one and a half CPUs. ``max`` and version 1's ``-1``
+            are no limit.
+    """
+    time_us, period_us = quota.split()
+    if time_us in ("max", "-1"):
+        return None
+    return max(1, int(time_us) // int(period_us))
+
+
+def _quota(folder: Path) -> int | None:
+    quota = _text(folder / "cpu.max")
+    if quota is None:  # version 1 has the two numbers in two files
+        time_us, period_us = (_text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        quota = f"{time_us} {period_us}" if time_us and period_us else None
+    return quota_cpus(quota) if quota else None
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text()
+    except OSError:  # no such control group, or no Linux
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from cluster.resources import (
     NodeResources,
     Placement,
+    cgroup_folders,
     plan_gangs,
+    quota_cpus,
     rank_environment,
     usable_cpus,
 )
@@ -101,3 +104,52 @@ def test_affinity_limits_the_cpus() -> None:
         assert usable_cpus() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [
+        ("max 100000\n", None),
+        ("-1\n 100000\n", None),
+        ("400000 100000\n", 4),
+        ("150000 100000\n", 1),
+        ("50000 100000\n", 1),
+        ("25000 10000\n", 2),
+    ],
+)
+def test_quota_in_whole_cpus(quota: str, expected: int | None) -> None:
+    """A container's share of CPU time is rounded down, but to one CPU at least."""
+    assert quota_cpus(quota) == expected
+
+
+@pytest.mark.parametrize(
+    ("membership", "expected"),
+    [
+        ("0::/\n", ["."]),
+        ("0::/slice/job\n", ["slice/job", "slice", "."]),
+        ("4:memory:/m\n3:cpuset:/s\n2:cpu,cpuacct:/job\n", ["cpu/job", "cpu"]),
+        ("", []),
+    ],
+)
+def test_control_groups_that_bind(membership: str, expected: list[str]) -> None:
+    """The quota of every parent binds too, in both versions' trees."""
+    root = Path("/root")
+    assert cgroup_folders(membership, root) == [root / folder for folder in expected]
+
+
+@pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="no control groups here")
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"cpu.max": "100000 100000\n"},
+        {"cpu.cfs_quota_us": "100000\n", "cpu.cfs_period_us": "100000\n"},
+    ],
+)
+def test_container_quota_limits_the_cpus(files: dict[str, str], tmp_path: Path) -> None:
+    """A container with one CPU's time counts one, however many CPUs it may be scheduled on."""
+    assert usable_cpus(tmp_path) == len(os.sched_getaffinity(0))
+    (tmp_path / "cpu").mkdir()
+    for folder in (tmp_path, tmp_path / "cpu"):  # where version 2 and version 1 have them
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    assert usable_cpus(tmp_path) == 1
