@@ -22,6 +22,7 @@ from search_spaces.errors import UserError
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 _PROBE_TIMEOUT_S = 5.0
+_LOOK_TIMEOUT_S = 60.0  # a node that runs nothing yet starts a process and imports this package
 _OBJECT_STORE_BYTES = 128 * 2**20  # requests and results are a few KB each
 _MAX_TEMP_PATH = 40  # Ray adds about 65 characters; a unix socket's path may have 107
 # What a gRPC server, such as Ray's head, answers within one round trip: HTTP/2 settings.
@@ -59,7 +60,8 @@ class Session:
         """Connect or start Ray.
 
         Raises:
-            UserError: The cluster does not answer, or refuses this user.
+            UserError: The cluster does not answer or refuses this user, or a local Ray cannot
+                start.
         """
         if self.address:
             _check_address(self.address)
@@ -105,7 +107,11 @@ class Session:
         return len(self.nodes) > 1
 
     def nodes_without(self, path: Path) -> list[str]:
-        """Return the addresses of the living nodes that do not see a file of this machine."""
+        """Return the addresses of the living nodes that do not see a file of this machine.
+
+        Raises:
+            UserError: A node cannot run this package, or does not answer.
+        """
         look = ray.remote(num_cpus=0, max_retries=0)(_exists)
         answers = {
             node["NodeManagerAddress"]: look.options(
@@ -115,7 +121,8 @@ class Session:
             for node in ray.nodes()
             if node["Alive"]
         }
-        return [address for address, answer in answers.items() if not ray.get(answer)]
+        ray.wait(list(answers.values()), num_returns=len(answers), timeout=_LOOK_TIMEOUT_S)
+        return [address for address, answer in answers.items() if not _answer(address, answer)]
 
     @property
     def description(self) -> str:
@@ -137,9 +144,9 @@ class Session:
             return ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(
-                f"The Ray cluster at {address} cannot be joined: {_first_line(error)} If it asks "
-                "for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as on its nodes; "
-                f"else see `ray status --address={address}`."
+                f"The Ray cluster at {address} cannot be joined: {_first_line(error)}. If it "
+                "asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as on its "
+                f"nodes; else see `ray status --address={address}`."
             ) from error
 
     def _start(self) -> Any:
@@ -148,7 +155,15 @@ class Session:
             return self._start_local(include_dashboard=True)
         except Exception:  # a dashboard is a comfort: go on without
             ray.shutdown()
+        try:
             return self._start_local(include_dashboard=False)
+        except Exception as error:
+            ray.shutdown()
+            raise UserError(
+                f"Ray cannot start on this machine: {_first_line(error)}. Check that its "
+                "temporary folder can be written and has room (RAY_TMPDIR names another), or join "
+                f"a running cluster by setting {ADDRESS_VARIABLE} to its host:port."
+            ) from error
 
     def _start_local(self, include_dashboard: bool) -> Any:
         # Ray itself turns on token authentication for a local instance.
@@ -173,6 +188,21 @@ class Session:
 
 def _exists(path: str) -> bool:
     return os.path.exists(path)
+
+
+def _answer(address: str, answer: ray.ObjectRef) -> bool:
+    """Return what a node has answered by now."""
+    try:
+        exists: bool = ray.get(answer, timeout=0)
+    except ray.exceptions.RayError as error:
+        is_late = isinstance(error, ray.exceptions.GetTimeoutError)
+        reason = f"no answer within {_LOOK_TIMEOUT_S:g} s" if is_late else _last_line(error)
+        raise UserError(
+            f"The Ray node {address} cannot run this project: {reason}. Install the project there "
+            "with the same versions of Python and of all packages as here, or take the node out "
+            "of the cluster."
+        ) from error
+    return exists
 
 
 def _short_temp_folder() -> str | None:
@@ -224,4 +254,13 @@ def _host_and_port(address: str, hint: str) -> tuple[str, int]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return _lines(error)[0].rstrip(".")
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the line of a remote traceback that says what went wrong."""
+    return _lines(error)[-1].rstrip(".")
+
+
+def _lines(error: BaseException) -> list[str]:
+    return str(error).strip().splitlines() or [type(error).__name__]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -98,6 +100,8 @@ except UserError as error:
     print("refused", error)
 """
 
+START_LOCAL = JOIN.replace("Session()", "Session('local')")
+
 LOSE_A_RANK = """
 from cluster.session import Session
 from cluster.ray_executor import RayExecutor
@@ -120,6 +124,48 @@ def _join(script: str, environment: dict[str, str]) -> tuple[str, str]:
         check=True,
     )
     return done.stdout, done.stderr
+
+
+@pytest.mark.ray
+def test_local_ray_that_cannot_start(tmp_path: Path) -> None:
+    """What keeps Ray from starting is said in one sentence, with what to change."""
+    (tmp_path / "token").write_text("0" * 64)
+    environment = {"RAY_TMPDIR": "/dev/null", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    said, noise = _join(START_LOCAL, environment)
+    assert re.fullmatch(
+        r"refused Ray cannot start on this machine: .*/dev/null.*RAY_TMPDIR.*RAY_ADDRESS.*\n", said
+    )
+    assert "Traceback" not in noise
+
+
+@pytest.mark.ray
+class TestNodesWithout:
+    def test_seen_and_unseen_file(self, ray_session: Session, tmp_path: Path) -> None:
+        """The nodes that do not see the file are named."""
+        [node] = ray.nodes()
+        assert ray_session.nodes_without(tmp_path) == []
+        assert ray_session.nodes_without(tmp_path / "absent") == [node["NodeManagerAddress"]]
+
+    def test_node_without_the_package(
+        self, ray_session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A node that cannot import what this process imports is named, with the remedy."""
+        (tmp_path / "only_here.py").write_text("def exists(path): return True")
+        monkeypatch.syspath_prepend(tmp_path)
+        exists = importlib.import_module("only_here").exists
+        monkeypatch.setattr("cluster.session._exists", exists)
+        with pytest.raises(UserError, match=r"No module named 'only_here'.*Install the project"):
+            ray_session.nodes_without(tmp_path)
+
+    def test_node_that_does_not_answer(
+        self, ray_session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A silent node is named after a while, where waiting for it would never end."""
+        monkeypatch.setattr("cluster.session._exists", lambda path: time.sleep(5))
+        monkeypatch.setattr("cluster.session._LOOK_TIMEOUT_S", 0.5)
+        address = ray.nodes()[0]["NodeManagerAddress"]
+        with pytest.raises(UserError, match=f"{address} cannot run .*: no answer within 0.5 s"):
+            ray_session.nodes_without(tmp_path)
 
 
 @pytest.mark.ray
