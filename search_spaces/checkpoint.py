@@ -133,14 +133,26 @@ def backbone_entries(folder: Path) -> dict[str, TensorEntry]:
     """Return the backbone's parameters by canonical name, sorted.
 
     Raises:
-        SpecError: As ``read_header``; or no tensor belongs to a known backbone.
+        SpecError: As ``read_header``; or no tensor belongs to a known backbone, or two are one
+            parameter.
     """
-    named = {canonical_name(name): entry for name, entry in read_header(folder).items()}
-    found = {name: named[name] for name in sorted(name for name in named if name)}
+    stored = [(canonical_name(name), name, at) for name, at in read_header(folder).items()]
+    by_name: dict[str, tuple[str, TensorEntry]] = {}
+    for canonical, name, entry in stored:
+        if canonical in by_name:
+            raise _twice(folder, canonical, [by_name[canonical][0], name])
+        if canonical:
+            by_name[canonical] = name, entry
+    found = {name: by_name[name][1] for name in sorted(by_name)}
     if not found:
         problem = "holds no parameters of a BERT-family backbone (embeddings.*, encoder.*)."
         raise _fault(folder, problem, "Give a BERT-family model.")
     return found
+
+
+def _twice(folder: Path, canonical: str, names: list[str]) -> SpecError:
+    problem = f"holds the parameter {canonical} twice, as {' and as '.join(sorted(names))}."
+    return _fault(folder, problem, "Load the model with transformers and save it again.")
 
 
 def iter_parameters(folder: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from search_spaces.canonical import Frozen, content_key
 from search_spaces.checkpoint import TensorEntry, backbone_entries, read_header, theta0_sha256
 from search_spaces.contracts import ModelPlace
 from search_spaces.errors import Fault, SpecError, did_you_mean
-from search_spaces.prunable import POOLER, PrunableSet, prunable_names, prunable_set
+from search_spaces.prunable import POOLER, PrunableSet, backbone_names, prunable_set
 from search_spaces.sources import model_folder
 from search_spaces.trial import ModelIdentity
 
@@ -30,21 +30,28 @@ class Family:
         prefix: Of the backbone's parameters in a task model's checkpoint.
         position_offset: Added to the padding token's id to get the first position; None where
             positions simply start at 0.
-        has_pooler: Whether the backbone can have a pooler.
+        has_pooler: Whether the classifier reads the backbone's pooler.
+        num_pair_specials: Special tokens around two texts: three, or four with a doubled one.
+        widths: What ``embedding_size`` and ``hidden_size`` default to where they may differ.
     """
 
     prefix: str
     position_offset: int | None = None
     has_pooler: bool = True
+    num_pair_specials: int = 3
+    widths: tuple[int, int] | None = None
+
+
+_ROBERTA = Family("roberta", position_offset=1, has_pooler=False, num_pair_specials=4)
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "bert": Family("bert"),
-        "roberta": Family("roberta", position_offset=1),
-        "xlm-roberta": Family("roberta", position_offset=1),
-        "camembert": Family("roberta", position_offset=1),
-        "electra": Family("electra", has_pooler=False),
+        "roberta": _ROBERTA,
+        "xlm-roberta": _ROBERTA,
+        "camembert": _ROBERTA,
+        "electra": Family("electra", has_pooler=False, widths=(128, 256)),
     }
 )
 
@@ -78,7 +85,9 @@ class ModelSpecYaml(Frozen):
     source: str = Field(
         min_length=1, description="'package:<module>/<path>', a folder, or a hub name."
     )
-    revision: str | None = Field(default=None, description="Commit on the hub.")
+    revision: str | None = Field(
+        default=None, pattern="^[0-9a-f]{40}$", description="Commit on the hub: 40 hex digits."
+    )
     theta0_sha256: str | None = Field(
         default=None, pattern="^[0-9a-f]{64}$", description="Pin: other weights are refused."
     )
@@ -111,6 +120,7 @@ def resolve_model(spec: ModelSpecYaml) -> ModelFacts:
     folder = model_folder(spec.source, spec.revision, place)
     config = read_config(folder)
     header, entries = read_header(folder), backbone_entries(folder)
+    _check_backbone(folder, config, entries)
     prunable = _prunable(spec, place, config, entries, header)
     theta0 = theta0_sha256(folder)
     if spec.theta0_sha256 not in (None, theta0):
@@ -146,7 +156,80 @@ def read_config(folder: Path) -> dict[str, Any]:
         problem = f"has model_type '{family}', but must be one of {', '.join(FAMILIES)}."
         raise _fault(path, problem, did_you_mean(str(family), FAMILIES))
     assert isinstance(config, dict)
+    _check_supported(path, config)
     return config
+
+
+def _check_supported(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse what transformers would compute in another way than a trial does."""
+    positions = config.get("position_embedding_type") or "absolute"
+    layers = config.get("num_hidden_layers", 1)
+    if positions != "absolute":
+        problem = f"has position_embedding_type '{positions}', but must be 'absolute'."
+        raise _fault(path, problem, "Use a model with absolute positions.")
+    if config.get("is_decoder", False):
+        problem = "has is_decoder true, but must be an encoder, whose tokens see each other."
+        raise _fault(path, problem, "Use an encoder, or the model's own is_decoder: false.")
+    if type(layers) is not int or layers < 1:
+        problem = f"has num_hidden_layers {layers!r}, but must be a whole number >= 1."
+        raise _fault(path, problem, "Copy config.json again.")
+
+
+def num_layers_of(config: Mapping[str, Any]) -> int:
+    """Return the number of encoder layers."""
+    return int(config.get("num_hidden_layers", _FUNCTION_FIELDS["num_hidden_layers"]))
+
+
+def max_tokens(config: Mapping[str, Any]) -> int:
+    """Return the largest number of tokens that a model has positions for.
+
+    The RoBERTa family's positions begin after the padding token's id.
+    """
+    positions = int(config.get("max_position_embeddings", 512))
+    offset = FAMILIES[config["model_type"]].position_offset
+    return positions if offset is None else positions - int(config.get("pad_token_id", 1)) - offset
+
+
+def _check_backbone(
+    folder: Path, config: Mapping[str, Any], entries: Mapping[str, TensorEntry]
+) -> None:
+    """Refuse a checkpoint that is not exactly the configured backbone, but for its pooler."""
+    layers = {int(name.split(".")[2]) for name in entries if name.startswith("encoder.layer.")}
+    num_layers = num_layers_of(config)
+    if layers != set(range(num_layers)):
+        problem = (
+            f"config.json has num_hidden_layers {num_layers}, but the weights are those of "
+            f"{len(layers)} layers."
+        )
+        raise _fault(folder, problem, "Copy config.json and the weights of one model.")
+    expected = backbone_names(num_layers, _projects_embeddings(config))
+    check_names(folder, expected, entries)
+
+
+def _projects_embeddings(config: Mapping[str, Any]) -> bool:
+    widths = FAMILIES[config["model_type"]].widths
+    if widths is None:
+        return False
+    return bool(config.get("embedding_size", widths[0]) != config.get("hidden_size", widths[1]))
+
+
+def check_names(folder: Path, expected: Iterable[str], found: Iterable[str]) -> None:
+    """Compare the backbone's parameters with a checkpoint's, the pooler's aside.
+
+    Raises:
+        SpecError: The checkpoint lacks some, or holds others.
+    """
+    wanted, given = ({n for n in side if not n.startswith("pooler.")} for side in (expected, found))
+    parts = [
+        f"{verb} {', '.join(sorted(names)[:3])}"
+        + (f" and {len(names) - 3} more" * (len(names) > 3))
+        for verb, names in (("lacks", wanted - given), ("has the unknown", given - wanted))
+        if names
+    ]
+    if parts:
+        problem = f"the checkpoint {' and '.join(parts)}; it must hold the whole backbone."
+        hint = "Use the model's complete weights and its own config.json."
+        raise _fault(folder, problem, hint)
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
@@ -187,17 +270,24 @@ def _prunable(
     entries: Mapping[str, TensorEntry],
     header: Mapping[str, TensorEntry],
 ) -> PrunableSet:
+    if spec.prunable == "encoder+pooler":
+        _check_pooler(place, config, entries)
     with_pooler = _with_pooler(spec, config, entries, header)
-    num_layers = int(config.get("num_hidden_layers", _FUNCTION_FIELDS["num_hidden_layers"]))
-    missing = [name for name in prunable_names(num_layers, with_pooler) if name not in entries]
-    if missing == [POOLER]:
-        problem = "is encoder+pooler, but the checkpoint has no pooler (it would be head)."
-        raise SpecError([Fault(place, "prunable", problem, "Write prunable: encoder.")])
-    if missing:
-        problem = f"the checkpoint lacks {missing[0]} and {len(missing) - 1} more."
-        raise SpecError([Fault(place, "source", problem, "config.json and weights do not fit.")])
     shapes = {name: entry.shape for name, entry in entries.items()}
-    return prunable_set(shapes, num_layers, with_pooler)
+    return prunable_set(shapes, num_layers_of(config), with_pooler)
+
+
+def _check_pooler(
+    place: str, config: Mapping[str, Any], entries: Mapping[str, TensorEntry]
+) -> None:
+    family = config["model_type"]
+    reason = "the checkpoint has no pooler (it would be head)"
+    if not FAMILIES[family].has_pooler:
+        reason = f"the classifier of a {family} model has no pooler"
+    elif POOLER in entries:
+        return
+    problem = f"is encoder+pooler, but {reason}."
+    raise SpecError([Fault(place, "prunable", problem, "Write prunable: encoder.")])
 
 
 def _with_pooler(
@@ -214,7 +304,7 @@ def _with_pooler(
         or any(name.startswith("cls.seq_relationship.") for name in header)
         or bool(_ORIGINAL_BERT.match(spec.source))
     )
-    return trained and POOLER in entries
+    return trained and POOLER in entries and FAMILIES[config["model_type"]].has_pooler
 
 
 def _fault(path: Path, problem: str, hint: str) -> SpecError:

@@ -1,4 +1,4 @@
-"""Which matrices count as prunable, in the canonical order of their bits in a mask."""
+"""Which parameters a backbone has, and which count as prunable, in the order of a mask's bits."""
 
 from __future__ import annotations
 
@@ -54,6 +54,24 @@ def prunable_names(num_layers: int, with_pooler: bool) -> tuple[str, ...]:
         for matrix in LAYER_MATRICES
     ]
     return (*names, POOLER) if with_pooler else tuple(names)
+
+
+def backbone_names(num_layers: int, projects_embeddings: bool) -> frozenset[str]:
+    """Return the canonical names of a whole backbone without its pooler.
+
+    Args:
+        num_layers: Encoder layers.
+        projects_embeddings: Whether embeddings are narrower or wider than the layers (ELECTRA).
+    """
+    tables = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+    modules = ["embeddings.LayerNorm", *(["embeddings_project"] if projects_embeddings else [])]
+    modules += [
+        f"encoder.layer.{layer}.{module}"
+        for layer in range(num_layers)
+        for module in (*LAYER_MATRICES, "attention.output.LayerNorm", "output.LayerNorm")
+    ]
+    both = [f"{module}.{part}" for module in modules for part in ("weight", "bias")]
+    return frozenset([*both, *(f"embeddings.{table}.weight" for table in tables)])
 
 
 def prunable_set(

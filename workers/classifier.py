@@ -10,7 +10,8 @@ from torch import nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForSequenceClassification
 
 from search_spaces.checkpoint import iter_parameters
-from search_spaces.models import FAMILIES
+from search_spaces.errors import Fault, SpecError
+from search_spaces.models import FAMILIES, check_names
 from search_spaces.recipes import Recipe
 from search_spaces.trial import TaskIdentity
 from workers.batches import Batch
@@ -97,7 +98,7 @@ class Classifier(nn.Module):
             groups=batch.groups,
         ).last_hidden_state[0]  # (T, hidden)
         first = hidden[batch.starts][:, None]  # (B, 1, hidden)
-        pooler = getattr(self.backbone, "pooler", None)
+        pooler = self.backbone.pooler if self.family.has_pooler else None
         if pooler is None:  # RoBERTa and ELECTRA: the head reads the first token itself
             return self.model.classifier(first).float()  # type: ignore[no-any-return]
         pooled = self.model.dropout(pooler(first))
@@ -109,15 +110,26 @@ def load_theta0(classifier: Classifier, folder: Path) -> set[str]:
 
     Returns:
         Canonical names that the checkpoint holds; other parameters are head.
+
+    Raises:
+        SpecError: The checkpoint is not the backbone's, apart from a pooler on either side.
     """
-    parameters = classifier.backbone_parameters()
-    found = set()
+    parameters, given = classifier.backbone_parameters(), dict(iter_parameters(folder))
+    check_names(folder, parameters, given)
     with torch.no_grad():
-        for name, values in iter_parameters(folder):
-            if name in parameters:
-                parameters[name].copy_(torch.from_numpy(values.copy()))
-                found.add(name)
-    return found
+        for name in parameters.keys() & given.keys():
+            _check_shape(folder, name, tuple(parameters[name].shape), given[name].shape)
+            parameters[name].copy_(torch.from_numpy(given[name].copy()))
+    return parameters.keys() & given.keys()
+
+
+def _check_shape(
+    folder: Path, name: str, expected: tuple[int, ...], found: tuple[int, ...]
+) -> None:
+    if expected != found:  # copying would broadcast it
+        problem = f"{name} has the shape {found}, but must have {expected} by config.json."
+        hint = "Copy config.json and the weights of one model."
+        raise SpecError([Fault(str(folder), "", problem, hint)])
 
 
 def draw_head(classifier: Classifier, theta0_names: set[str], seed: int) -> dict[str, nn.Parameter]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from search_spaces.checkpoint import backbone_entries, iter_parameters
 from search_spaces.contracts import FailureClass, TrialRequest
-from search_spaces.models import read_config
+from search_spaces.models import num_layers_of, read_config
 from search_spaces.prunable import POOLER, PrunableSet, prunable_set
 from search_spaces.trial import RandomLayerwiseMask, RandomMask, Theta0Mask, TrainedMask
 from workers.artifacts import read_artifact
@@ -25,7 +25,7 @@ def worker_prunable_set(request: TrialRequest) -> PrunableSet:
     """
     folder, identity = Path(request.model.folder), request.spec.model
     shapes = {name: tuple(entry.shape) for name, entry in backbone_entries(folder).items()}
-    num_layers = int(read_config(folder).get("num_hidden_layers", 12))
+    num_layers = num_layers_of(read_config(folder))
     for with_pooler in (False, True) if POOLER in shapes else (False,):
         found = prunable_set(shapes, num_layers, with_pooler)
         if found.sha256 == identity.prunable_sha256:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from search_spaces.contracts import ModelPlace, TaskPlace
 from search_spaces.models import ModelFacts
-from search_spaces.prunable import prunable_names, prunable_set
+from search_spaces.prunable import backbone_names, prunable_names, prunable_set
 from search_spaces.resolve import TaskFacts
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import ModelIdentity, TaskIdentity
@@ -58,13 +58,11 @@ def matrices(num_layers: int = NUM_LAYERS, pooler: bool = False) -> dict[str, tu
 def toy_tensors(
     prefix: str = "bert.", pooler: bool = False, seed: int = 0
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Return a toy checkpoint: matrices, one embedding and one LayerNorm."""
-    shapes: dict[str, tuple[int, ...]] = {
-        **matrices(pooler=pooler),
-        "embeddings.word_embeddings.weight": (11, HIDDEN),
-        "embeddings.LayerNorm.weight": (HIDDEN,),
-        "embeddings.LayerNorm.bias": (HIDDEN,),
-    }
+    """Return a toy checkpoint: a whole backbone, without a pooler's bias."""
+    shapes: dict[str, tuple[int, ...]] = matrices(pooler=pooler)
+    for name in backbone_names(NUM_LAYERS, projects_embeddings=False) - shapes.keys():
+        width = INNER if name.endswith("intermediate.dense.bias") else HIDDEN
+        shapes[name] = (11, width) if "_embeddings." in name else (width,)
     random = np.random.default_rng(seed)
     return {
         prefix + name: random.standard_normal(shapes[name]).astype(np.float32)

@@ -213,9 +213,67 @@ def test_a_pooler_that_is_not_there_cannot_be_pruned(tmp_path: Path) -> None:
 
 
 def test_configuration_and_weights_must_fit(tmp_path: Path) -> None:
-    folder = write_model(tmp_path, num_hidden_layers=3)
-    with pytest.raises(SpecError, match=r"lacks encoder\.layer\.2\.attention.* and 5 more"):
-        resolve(folder)
+    for num_layers in (1, 3):
+        folder = write_model(tmp_path, num_hidden_layers=num_layers)
+        with pytest.raises(
+            SpecError, match=f"has num_hidden_layers {num_layers}, but the weights are those of 2"
+        ):
+            resolve(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"position_embedding_type": "relative_key"}, "'relative_key', but must be 'absolute'"),
+        ({"is_decoder": True}, "has is_decoder true, but must be an encoder"),
+        ({"num_hidden_layers": "2"}, "has num_hidden_layers '2', but must be a whole number >= 1"),
+    ],
+)
+def test_configurations_that_a_trial_cannot_follow_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        resolve(write_model(tmp_path, **changes))
+
+
+def test_a_checkpoint_is_the_whole_backbone_and_nothing_else(tmp_path: Path) -> None:
+    """A missing tensor would be drawn at random as head, and an unknown one be ignored."""
+    tensors = toy_tensors()
+    del tensors["bert.embeddings.position_embeddings.weight"]
+    with pytest.raises(SpecError, match=r"lacks embeddings\.position_embeddings\.weight; it must"):
+        resolve(write_model(tmp_path / "incomplete", tensors))
+    odd = {f"bert.encoder.odd{i}.weight": np.ones(3, np.float32) for i in range(5)}
+    with pytest.raises(SpecError, match=r"unknown encoder\.odd0\.weight, .* and 2 more; it must"):
+        resolve(write_model(tmp_path / "foreign", toy_tensors() | odd))
+
+
+def test_electra_projects_embeddings_of_another_width(tmp_path: Path) -> None:
+    electra = {"model_type": "electra", "embedding_size": HIDDEN}
+    plain = toy_tensors(prefix="electra.")
+    assert resolve(write_model(tmp_path, plain, **electra)).identity.family == "electra"
+    electra["embedding_size"] = HIDDEN // 2
+    with pytest.raises(SpecError, match=r"lacks embeddings_project\.bias, embeddings_project"):
+        resolve(write_model(tmp_path, plain, **electra))
+
+
+def test_one_parameter_under_two_names_is_refused(tmp_path: Path) -> None:
+    twice = toy_tensors() | {"embeddings.LayerNorm.gamma": np.ones(HIDDEN, np.float32)}
+    with pytest.raises(
+        SpecError, match=r"LayerNorm\.weight twice, as bert\..* and as embeddings\."
+    ):
+        resolve(write_model(tmp_path, twice))
+
+
+def test_a_pooler_that_the_classifier_does_not_read_cannot_be_pruned(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, toy_tensors("roberta.", pooler=True), model_type="roberta")
+    with pytest.raises(SpecError, match=r"of a roberta model has no pooler\. Write prunable: enc"):
+        resolve(folder, prunable="encoder+pooler")
+    assert not resolve(folder).prunable.has_pooler
+
+
+def test_a_revision_is_a_commit() -> None:
+    with pytest.raises(ValueError, match="revision"):
+        ModelSpecYaml(name="m", source="google-bert/bert-base-uncased", revision="main")
 
 
 def test_foreign_weights_are_refused(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from transformers import (
     XLMRobertaModel,
 )
 
+from search_spaces.errors import SpecError
+from search_spaces.prunable import backbone_names
 from search_spaces.trial import TaskIdentity
 from tests.workers.requests import recipe
 from workers.batches import make_batch
@@ -116,3 +118,25 @@ def test_unpadded_logits_equal_padded_ones(tmp_path: Path, family: str) -> None:
     assert ours.shape == (len(LENGTHS), 3)
     assert float(theirs.std(dim=0).min()) > 0.05  # the examples differ by far more than allowed
     assert float((ours - theirs).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_names_checked_before_a_run_are_those_of_transformers(
+    tmp_path: Path, family: str
+) -> None:
+    """A family's backbone has exactly the listed parameters, and a pooler where it reads one."""
+    classifier = Classifier(save_backbone(tmp_path, family), TASK, recipe())
+    names = set(classifier.backbone_parameters())
+    poolers = {name for name in names if name.startswith("pooler.")}
+    assert names - poolers == backbone_names(2, projects_embeddings=family == "electra")
+    assert bool(poolers) is classifier.family.has_pooler
+
+
+def test_a_backbone_is_loaded_whole_and_in_its_shapes(tmp_path: Path) -> None:
+    """Missing layers are no head, and a tensor of another shape is not broadcast."""
+    classifier = Classifier(save_backbone(tmp_path / "two", "bert"), TASK, recipe())
+    with pytest.raises(SpecError, match=r"lacks encoder\.layer\.1\..* and 13 more; it must hold"):
+        load_theta0(classifier, save_backbone(tmp_path / "one", "bert", num_hidden_layers=1))
+    narrow = save_backbone(tmp_path / "narrow", "bert", type_vocab_size=1)
+    with pytest.raises(SpecError, match=r"has the shape \(1, 16\), but must have \(2, 16\)"):
+        load_theta0(classifier, narrow)

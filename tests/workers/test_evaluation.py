@@ -68,9 +68,9 @@ def test_scores_are_those_of_the_trained_weights(
         return make_engine(classifier, *others)
 
     monkeypatch.setattr("workers.trial.make_engine", kept)
-    long = {"train_steps": 120, "lr_horizon_steps": 120, "learning_rate": 1e-2}
-    dropout = {"hidden_dropout": 0.5, "attention_dropout": 0.5}
-    wanted = request(tmp_path, model, task, **long, **dropout)
+    changes: dict[str, Any] = {"train_steps": 120, "lr_horizon_steps": 120, "learning_rate": 1e-2}
+    changes |= {"hidden_dropout": 0.5, "attention_dropout": 0.5}
+    wanted = request(tmp_path, model, task, **changes)
     done = run(executor, wanted)
     assert done.metric == metric
     tokens = splits_of(wanted)

@@ -149,14 +149,15 @@ def test_losses_equal_plain_padded_pytorch(
     """
     model, task = toy
     mask_of = RandomMask(num_removed=K, seed=3) if masked else None
-    changes = {"max_grad_norm": limit, "weight_decay": decay, "adam_epsilon": 1e-3}
+    changes: dict[str, Any] = {"max_grad_norm": limit, "weight_decay": decay, "adam_epsilon": 1e-3}
     wanted = request(root, model, task, mask=mask_of, **changes)
     removed = {}
     if masked:
         seed = stream(3, task.identity.data_sha256, "random_mask")
         mask = random_uniform(model.prunable, K, seed)
         removed = {n: torch.from_numpy(~mask.matrix(n)) for n in model.prunable.names}
-    done, norms = run(executor, wanted), []
+    norms: list[float] = []
+    done = run(executor, wanted)
     expected = reference_losses(root, wanted, model, removed, norms=norms)
     assert [step for step, _ in done.losses] == list(range(1, 9))
     assert [loss for _, loss in done.losses] == pytest.approx(expected, abs=1e-6)
