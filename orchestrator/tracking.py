@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -12,23 +12,46 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from orchestrator.judging import Judged
-from orchestrator.storage import Storage
 from orchestrator.store import Store
-from orchestrator.tracking_client import ANSWER_TIMEOUT_S, open_client, quoted
-from orchestrator.tracking_rows import trial_metrics, trial_params, trial_tags, verdict_rows
+from orchestrator.tracking_client import (
+    ANSWER_TIMEOUT_S,
+    active_experiment,
+    explained,
+    open_client,
+    quoted,
+    search_all,
+)
+from orchestrator.tracking_rows import (
+    lineage_rows,
+    mask_file,
+    trial_metrics,
+    trial_params,
+    trial_tags,
+    verdict_rows,
+)
 from search_spaces.canonical import content_key
-from search_spaces.contracts import ArtifactRef, TrialResult
+from search_spaces.contracts import TrialResult
 from search_spaces.sweep import SweepSpec
-from search_spaces.trial import Trial, TrialSpec
+from search_spaces.trial import Trial
 
 _BATCH = 900  # metrics of one log_batch; MLflow takes 1,000 entities in all
 _LONGEST_TAG = 5000
+_Verdict = tuple[str, dict[str, float], dict[str, str]]  # run name, metrics, tags
 
 
 class MlflowTracker:
     """Keeps one sweep's runs in one experiment; every call may be repeated.
 
-    Not for several threads at once.
+    In an experiment a sweep's name stands for one set of trials: the one whose verdicts were
+    logged last. Verdicts of another set of that name, from before the sweep file was changed or
+    of somebody else's sweep, are kept as they were, but tagged ``superseded=true`` and
+    ``contiguous=false``; logging them again makes them the current ones.
+
+    Not for several threads at once. Every method may raise a UserError: MLflow failed.
+
+    Attributes:
+        uri: The tracking URI, with its credentials.
+        num_done: How many runs were written, or found up to date: it grows while MLflow works.
 
     Args:
         uri: MLflow tracking URI.
@@ -38,7 +61,7 @@ class MlflowTracker:
         timeout_s: How long the URI may take to answer.
 
     Raises:
-        UserError: The URI does not answer, or is a folder.
+        UserError: The URI does not answer, or is a folder, or the experiment was deleted.
     """
 
     def __init__(
@@ -49,11 +72,13 @@ class MlflowTracker:
         sweep_hash: str,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> None:
-        self.uri, self._sweep, self._timeout_s = uri, sweep, timeout_s
+        self.uri, self.num_done, self._timeout_s = uri, 0, timeout_s
+        self._sweep, self._sweep_hash = sweep, sweep_hash
         self._client = open_client(uri, timeout_s)
-        self._experiment_id = _experiment_id(self._client, uri, experiment)
         tags = {"kind": "sweep", "sweep": sweep, "sweep_hash": sweep_hash}
-        run, _ = self._found_or_made("sweep_hash", sweep_hash, f"sweep:{sweep}", tags)
+        with explained(uri):
+            self._experiment_id = _experiment_id(self._client, uri, experiment)
+            run = self._found_or_made(tags, f"sweep:{sweep}", tags)
         self._parent_id: str = run.info.run_id
 
     def check(self) -> None:
@@ -71,36 +96,44 @@ class MlflowTracker:
         tags = {**trial_tags(trial, result), "sweep": self._sweep}
         tags["mlflow.parentRunId"] = self._parent_id
         tags = {name: value[:_LONGEST_TAG] for name, value in tags.items()}
-        label = trial.main_role.label
-        run, is_new = self._found_or_made("trial_key", trial.key, label, tags)
-        if not is_new and run.info.status == "FINISHED" and tags.items() <= run.data.tags.items():
-            return str(run.info.run_id)
-        time_ms = round(datetime.fromisoformat(result.started_at).timestamp() * 1000)
-        self._log(run, trial_metrics(trial, result), time_ms, tags, trial_params(trial.spec))
-        self._log_losses(run, result, time_ms)
-        self._log_data(run, trial)
-        if store is not None:
-            self._log_artifacts(run, trial, result, store)
-        self._client.set_terminated(run.info.run_id, "FINISHED")
+        with explained(self.uri):
+            identity = {"trial_key": trial.key}
+            run = self._found_or_made(identity, trial.main_role.label, tags)
+        if run.info.status != "FINISHED" or not tags.items() <= run.data.tags.items():
+            rows = list(lineage_rows(trial.spec, result, store)) if store else []
+            mask = mask_file(trial, result, store) if store else None
+            with explained(self.uri):
+                self._write_trial(run, trial, result, tags)
+                self._log_artifacts(run, rows, mask)
+                self._client.set_terminated(run.info.run_id, "FINISHED")
+        self.num_done += 1
         return str(run.info.run_id)
 
     def log_verdicts(self, judged: Iterable[Judged], rule: str, replicate: str) -> None:
-        """Write or renew a run for each (model, task, method, level, rule).
+        """Make the sweep's verdict runs exactly these: one per (model, task, method, level, rule).
+
+        What no longer holds is withdrawn before anything is written: whoever looks in between, or
+        after a kill, finds too few verdicts and no wrong one.
 
         Args:
             judged: Curves on the select and the report split.
             rule: The sweep's own rule, tagged ``default_rule``.
             replicate: What a replicate is, so which quantity is estimated (method rule 2).
         """
-        for key, name, metrics, tags in verdict_rows(list(judged)):
-            known = {**tags, "sweep": self._sweep, "default_rule": rule, "replicate": replicate}
-            known["mlflow.parentRunId"] = self._parent_id
-            digest = content_key([self._sweep, *key])
-            run, is_new = self._found_or_made("verdict_key", digest, name, known)
-            is_same = known.items() <= run.data.tags.items() and metrics == run.data.metrics
-            if is_new or not is_same or run.info.status != "FINISHED":
-                self._log(run, metrics, _now_ms(), known)
-                self._client.set_terminated(run.info.run_id, "FINISHED")
+        common = {"sweep": self._sweep, "sweep_hash": self._sweep_hash, "superseded": "false"}
+        common |= {"default_rule": rule, "replicate": replicate}
+        common["mlflow.parentRunId"] = self._parent_id
+        wanted: dict[str, _Verdict] = {}
+        for identity, name, metrics, tags in verdict_rows(list(judged)):
+            key = content_key([self._sweep, self._sweep_hash, *identity])
+            wanted[key] = name, metrics, {**tags, **common, "verdict_key": key}
+        with explained(self.uri):
+            kept = self._withdraw_others(wanted)
+            self.num_done += len(kept)
+            for key, verdict in wanted.items():
+                if key not in kept:
+                    self._write_verdict(*verdict)
+                    self.num_done += 1
 
     def catch_up(self, trials: Iterable[Trial], store: Store) -> int:
         """Mirror every committed trial; return how many there are."""
@@ -112,27 +145,61 @@ class MlflowTracker:
                 num_mirrored += 1
         return num_mirrored
 
-    def log_report(self, folder: Path) -> None:
-        """Keep a report, its page and figures, as artifacts of the sweep's run."""
-        self._client.log_artifacts(self._parent_id, str(folder), "report")
+    def log_report(self, paths: Sequence[Path]) -> None:
+        """Keep exactly these files, a report's page and figures, as artifacts of the sweep's run.
+
+        Args:
+            paths: The files.
+        """
+        with explained(self.uri):
+            for path in paths:
+                self._client.log_artifact(self._parent_id, str(path), "report")
 
     def finish(self, succeeded: bool) -> None:
         """Close the sweep's parent run."""
-        self._client.set_terminated(self._parent_id, "FINISHED" if succeeded else "FAILED")
+        with explained(self.uri):
+            self._client.set_terminated(self._parent_id, "FINISHED" if succeeded else "FAILED")
 
     def _found_or_made(
-        self, tag: str, value: str, name: str, tags: Mapping[str, str]
-    ) -> tuple[Run, bool]:
+        self, identity: Mapping[str, str], name: str, tags: Mapping[str, str]
+    ) -> Run:
+        conditions = [f"tags.{tag} = {quoted(value)}" for tag, value in identity.items()]
         found = self._client.search_runs(
-            [self._experiment_id], f"tags.{tag} = {quoted(value)}", max_results=1
+            [self._experiment_id], " and ".join(conditions), max_results=1
         )
         if found:
-            return found[0], False
-        # The naming tag is there from the start, so that a kill leaves a run that is found again.
-        made = self._client.create_run(
-            self._experiment_id, tags={**tags, tag: value}, run_name=name
-        )
-        return made, True
+            return found[0]
+        # The naming tags are there from the start, so that a kill leaves a run that is found again.
+        tags = {**tags, **identity}
+        return self._client.create_run(self._experiment_id, tags=tags, run_name=name)
+
+    def _withdraw_others(self, wanted: Mapping[str, _Verdict]) -> set[str]:
+        """Withdraw the name's verdict runs that are not wanted as they are; return whose are."""
+        kept: set[str] = set()
+        condition = f"tags.kind = 'verdict' and tags.sweep = {quoted(self._sweep)}"
+        for run in search_all(self._client, self._experiment_id, condition):
+            key = run.data.tags.get("verdict_key", "")
+            if key in wanted and key not in kept and _holds(run, wanted[key]):
+                kept.add(key)
+            elif key in wanted:  # MLflow cannot take a metric away, so the run goes
+                self._client.delete_run(run.info.run_id)
+            elif run.data.tags.get("superseded") != "true":
+                tags = {"superseded": "true", "contiguous": "false"}
+                self._log(run, {}, _now_ms(), tags)
+        return kept
+
+    def _write_verdict(self, name: str, metrics: Mapping[str, float], tags: dict[str, str]) -> None:
+        run = self._client.create_run(self._experiment_id, tags=tags, run_name=name)
+        self._log(run, metrics, _now_ms(), {})
+        self._client.set_terminated(run.info.run_id, "FINISHED")
+
+    def _write_trial(
+        self, run: Run, trial: Trial, result: TrialResult, tags: Mapping[str, str]
+    ) -> None:
+        time_ms = round(datetime.fromisoformat(result.started_at).timestamp() * 1000)
+        self._log(run, trial_metrics(trial, result), time_ms, tags, trial_params(trial.spec))
+        self._log_losses(run, result, time_ms)
+        self._log_data(run, trial)
 
     def _log(
         self,
@@ -163,35 +230,17 @@ class MlflowTracker:
         tags = [InputTag("mlflow.data.context", "training")]
         self._client.log_inputs(run.info.run_id, [DatasetInput(data, tags)])
 
-    def _log_artifacts(self, run: Run, trial: Trial, result: TrialResult, store: Store) -> None:
-        rows = list(lineage_rows(trial.spec, result, store))
-        self._client.log_dict(run.info.run_id, {"lineage": rows}, "lineage.json")
-        if trial.kind == "final" and (ref := _mask_of(trial, result, store)):
-            folder, _, name = ref.uri.rpartition("/")
-            data = Storage(folder).read(name)
-            if data is not None:
-                with tempfile.TemporaryDirectory() as place:
-                    path = Path(place) / name
-                    path.write_bytes(data)
-                    self._client.log_artifact(run.info.run_id, str(path), "masks")
-
-
-def lineage_rows(
-    spec: TrialSpec, result: TrialResult | None, store: Store
-) -> Iterator[dict[str, object]]:
-    """Yield a trial and its mask's ancestors, back to the dense trial that was pruned first."""
-    current: TrialSpec | None = spec
-    while current is not None:
-        mask = result.input_mask if result else None
-        yield {
-            "trial_key": current.key,
-            "mask_sha256": mask.sha256 if mask else None,
-            "num_removed": current.num_removed,
-            "sparsity": current.num_removed / current.model.num_prunable,
-        }
-        parent = current.mask_parent
-        record = store.record(parent.parent) if parent else None
-        current, result = (record.spec, record.result) if record else (None, None)
+    def _log_artifacts(
+        self, run: Run, rows: Sequence[Mapping[str, object]], mask: tuple[str, bytes] | None
+    ) -> None:
+        if rows:
+            self._client.log_dict(run.info.run_id, {"lineage": rows}, "lineage.json")
+        if mask is not None:
+            name, data = mask
+            with tempfile.TemporaryDirectory() as place:
+                path = Path(place) / name
+                path.write_bytes(data)
+                self._client.log_artifact(run.info.run_id, str(path), "masks")
 
 
 def experiment_of(spec: SweepSpec) -> str:
@@ -199,22 +248,19 @@ def experiment_of(spec: SweepSpec) -> str:
     return spec.tracking.experiment or spec.name
 
 
-def _mask_of(trial: Trial, result: TrialResult, store: Store) -> ArtifactRef | None:
-    """Return the committed file of the mask that a trial trained under, if one is kept."""
-    parent = trial.spec.mask_parent
-    owner, names = trial.key, trial.outputs.artifacts
-    if parent is not None:
-        owner = parent.parent
-        names = (f"mask-{parent.pruner}-{parent.num_removed}.arrow",)
-    record = store.record(owner)
-    kept = [name for name in names if record and name in record.attempts]
-    return store.artifact(owner, kept[0]) if kept else None
+def _holds(run: Run, verdict: _Verdict) -> bool:
+    """Whether a run is complete and says what a verdict says, and nothing of the past."""
+    _, metrics, tags = verdict
+    told = run.data.tags
+    dropped = {name for name in told if name.startswith("beats.")} - tags.keys()
+    is_same = tags.items() <= told.items() and not dropped and metrics == run.data.metrics
+    return is_same and run.info.status == "FINISHED"
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    found = client.get_experiment_by_name(name)
+    found = active_experiment(client, uri, name)
     if found is not None:
-        return str(found.experiment_id)
+        return found
     place = None
     if uri.startswith("sqlite:///"):  # else files would lie below the current folder
         folder = Path(uri.removeprefix("sqlite:///").split("?")[0]).absolute().parent
@@ -222,10 +268,10 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     try:
         return str(client.create_experiment(name, artifact_location=place))
     except MlflowException:
-        found = client.get_experiment_by_name(name)  # somebody else was quicker
+        found = active_experiment(client, uri, name)  # somebody else was quicker
         if found is None:
             raise
-        return str(found.experiment_id)
+        return found
 
 
 def _now_ms() -> int:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
+import re
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.errors import UserError
 
@@ -23,6 +29,8 @@ _SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
+# What MLflow's client lets through: errors of requests and urllib are OSErrors.
+_FAILURES = (MlflowException, SQLAlchemyError, OSError, http.client.HTTPException)
 _CHATTY = ("alembic", "mlflow.store.db.utils")  # they narrate how a new database is made
 
 
@@ -38,8 +46,8 @@ def open_client(uri: str, timeout_s: float = ANSWER_TIMEOUT_S) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.WARNING)
     if "://" not in uri or uri.startswith("file:"):
         raise UserError(
-            f"tracking.uri: '{uri}' is a folder, and MLflow no longer keeps runs in folders. "
-            "Write 'sqlite:///mlflow.db', or the URI of a server or database."
+            f"tracking.uri: '{masked(uri)}' is a folder, and MLflow no longer keeps runs in "
+            "folders. Write 'sqlite:///mlflow.db', or the URI of a server or database."
         )
     if uri.startswith("sqlite:///"):
         _make_parent(uri)
@@ -48,6 +56,51 @@ def open_client(uri: str, timeout_s: float = ANSWER_TIMEOUT_S) -> MlflowClient:
     if uri.startswith(("http://", "https://")):
         _probe(uri, timeout_s)
     return _connected(uri, None if uri.startswith("sqlite:") else timeout_s)
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow's client raises inside into one sentence with the next step.
+
+    Raises:
+        UserError: A call failed.
+    """
+    try:
+        yield
+    except _FAILURES as error:
+        raise UserError(
+            f"tracking.uri: MLflow at '{masked(uri)}' failed: {first_line(error)}. "
+            "See that it runs and that you may use it; what is in the store is safe."
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, without credentials; else its type."""
+    return masked((str(error).splitlines() or [type(error).__name__])[0]).rstrip(". ")
+
+
+def masked(text: str) -> str:
+    """Return a URI, or a text with URIs in it, without the credentials."""
+    text = re.sub(r":(//)?\S*@", r":\1***@", text)
+    return re.sub(r"(?i)(password|passwd|pwd|token)=[^&\s'\"]*", r"\1=***", text)
+
+
+def active_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
+    """Return an experiment's id; None where no experiment has the name.
+
+    Raises:
+        UserError: It was deleted; MLflow keeps the name and refuses to write.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return None
+    if found.lifecycle_stage != "active":
+        raise UserError(
+            f"experiment '{name}' at {masked(uri)} was deleted in MLflow. Restore it with 'mlflow "
+            f"experiments restore --experiment-id {found.experiment_id}', or name another "
+            "tracking.experiment."
+        )
+    return str(found.experiment_id)
 
 
 def search_all(client: MlflowClient, experiment_id: str, condition: str) -> list[Run]:
@@ -80,7 +133,7 @@ def _make_parent(uri: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"tracking.uri: the folder of '{uri}' cannot be made: {error}. "
+            f"tracking.uri: the folder of '{masked(uri)}' cannot be made: {error}. "
             "Name a place where you may write."
         ) from error
 
@@ -91,8 +144,8 @@ def _probe(uri: str, timeout_s: float) -> None:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout_s).close()
     except urllib.error.HTTPError:
         return
-    except (OSError, ValueError) as error:
-        raise _unreachable(uri, str(error)) from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise _unreachable(uri, first_line(error)) from error
 
 
 def _connected(uri: str, timeout_s: float | None) -> MlflowClient:
@@ -112,7 +165,7 @@ def _connected(uri: str, timeout_s: float | None) -> MlflowClient:
     thread.start()
     thread.join(timeout_s)
     if errors:
-        raise _unreachable(uri, str(errors[0])) from errors[0]
+        raise _unreachable(uri, first_line(errors[0])) from errors[0]
     if not opened:
         raise _unreachable(uri, f"no answer within {timeout_s:g} s")
     return opened[0]
@@ -120,6 +173,6 @@ def _connected(uri: str, timeout_s: float | None) -> MlflowClient:
 
 def _unreachable(uri: str, problem: str) -> UserError:
     return UserError(
-        f"tracking.uri: MLflow at '{uri}' does not answer: {problem.splitlines()[0]}. "
+        f"tracking.uri: MLflow at '{masked(uri)}' does not answer: {problem}. "
         "Start the server, or write another tracking.uri, for example 'sqlite:///mlflow.db'."
     )

@@ -1,4 +1,4 @@
-"""What a trial and a verdict look like in MLflow: params, metrics and tags as plain data."""
+"""What a trial and a verdict look like in MLflow: params, metrics, tags and files as plain data."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator.judging import REPORT, SELECT, Judged
 from orchestrator.rules import RULES
+from orchestrator.storage import Storage
+from orchestrator.store import Store
 from orchestrator.verdicts import LevelVerdict
-from search_spaces.contracts import TrialResult
+from search_spaces.contracts import ArtifactRef, TrialResult
 from search_spaces.trial import Trial, TrialSpec
 
 # Identity, run name, metrics, tags.
@@ -57,6 +59,34 @@ def trial_tags(trial: Trial, result: TrialResult) -> dict[str, str]:
         "host": result.host,
         "numerics": result.numerics.model_dump_json(),
     }
+
+
+def lineage_rows(
+    spec: TrialSpec, result: TrialResult | None, store: Store
+) -> Iterator[dict[str, object]]:
+    """Yield a trial and its mask's ancestors, back to the dense trial that was pruned first."""
+    current: TrialSpec | None = spec
+    while current is not None:
+        mask = result.input_mask if result else None
+        yield {
+            "trial_key": current.key,
+            "mask_sha256": mask.sha256 if mask else None,
+            "num_removed": current.num_removed,
+            "sparsity": current.num_removed / current.model.num_prunable,
+        }
+        parent = current.mask_parent
+        record = store.record(parent.parent) if parent else None
+        current, result = (record.spec, record.result) if record else (None, None)
+
+
+def mask_file(trial: Trial, result: TrialResult, store: Store) -> tuple[str, bytes] | None:
+    """Return name and content of a final trial's mask, if one is kept."""
+    ref = _mask_of(trial, result, store) if trial.kind == "final" else None
+    if ref is None:
+        return None
+    folder, _, name = ref.uri.rpartition("/")
+    data = Storage(folder).read(name)
+    return None if data is None else (name, data)
 
 
 def verdict_rows(judged: Sequence[Judged]) -> Iterator[VerdictRow]:
@@ -119,3 +149,15 @@ def _numbers(level: LevelVerdict, prefix: str) -> dict[str, float]:
 
 def _word(value: bool) -> str:
     return "true" if value else "false"
+
+
+def _mask_of(trial: Trial, result: TrialResult, store: Store) -> ArtifactRef | None:
+    """Return the committed file of the mask that a trial trained under, if one is kept."""
+    parent = trial.spec.mask_parent
+    owner, names = trial.key, trial.outputs.artifacts
+    if parent is not None:
+        owner = parent.parent
+        names = (f"mask-{parent.pruner}-{parent.num_removed}.arrow",)
+    record = store.record(owner)
+    kept = [name for name in names if record and name in record.attempts]
+    return store.artifact(owner, kept[0]) if kept else None

@@ -171,11 +171,11 @@ def test_a_failing_mlflow_is_said_once_and_caught_up_with(
         for trial, result in zip(trials, results, strict=True):
             listener.succeeded(trial, result)
         deadline = time.monotonic() + 20
-        while len(said) < 2 and time.monotonic() < deadline:
+        while not said and time.monotonic() < deadline:
             time.sleep(0.05)
     listener.finished(outcome(3))
     assert listener.close(30)
-    assert len(said) == 2 and "failed" in said[0] and "goes on" in said[1]
+    assert len(said) == 1 and "failed" in said[0] and "goes on" in said[0]
     assert len(runs_of(uri, "outage", "tags.kind = 'round'")) == 3
 
 
