@@ -17,13 +17,13 @@ from orchestrator.rules import RULES
 from orchestrator.tracking_client import (
     active_experiment,
     explained,
-    masked,
     open_client,
     quoted,
     search_all,
 )
 from search_spaces.canonical import short
 from search_spaces.errors import UserError
+from search_spaces.places import masked
 
 _log = logging.getLogger(__name__)
 # What a verdict run must have to become a Ticket.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import logging
 import os
-import re
 import threading
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.errors import UserError
+from search_spaces.places import masked
 
 ANSWER_TIMEOUT_S = 10.0
 _PAGE = 1000
@@ -77,12 +77,6 @@ def explained(uri: str) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, without credentials; else its type."""
     return masked((str(error).splitlines() or [type(error).__name__])[0]).rstrip(". ")
-
-
-def masked(text: str) -> str:
-    """Return a URI, or a text with URIs in it, without the credentials."""
-    text = re.sub(r":(//)?\S*@", r":\1***@", text)
-    return re.sub(r"(?i)(password|passwd|pwd|token)=[^&\s'\"]*", r"\1=***", text)
 
 
 def active_experiment(client: MlflowClient, uri: str, name: str) -> str | None:

@@ -14,9 +14,10 @@ from orchestrator.listeners import SilentListener, SweepOutcome
 from orchestrator.scheduler import Cause
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
-from orchestrator.tracking_client import first_line, masked
+from orchestrator.tracking_client import first_line
 from search_spaces.contracts import Failed, TrialResult
 from search_spaces.errors import UserError
+from search_spaces.places import masked
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import Trial
 

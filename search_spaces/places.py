@@ -22,6 +22,7 @@ def absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def masked(uri: str) -> str:
-    """Return a URI without the password in it, as it may be printed."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+def masked(text: str) -> str:
+    """Return a URI, or a text with URIs in it, without the credentials."""
+    text = re.sub(r":(//)?\S*@", r":\1***@", text)
+    return re.sub(r"(?i)(password|passwd|pwd|token)=[^&\s'\"]*", r"\1=***", text)

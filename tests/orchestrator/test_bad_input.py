@@ -23,8 +23,8 @@ def good_sweep(root: Path) -> Sweep:
     """Return a sweep without faults, after writing its model and data."""
     write_model(root / "model")
     rows = [{"text": f"sentence {i}", "label": "ab"[i % 2], "score": i / 4} for i in range(40)]
-    for name in ("train", "dev"):
-        (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name, some in (("train", rows), ("dev", rows[:20])):
+        (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
     source = {"kind": "files", "train": f"{root}/train.jsonl", "report": f"{root}/dev.jsonl"}
     return {
         "name": "toy",

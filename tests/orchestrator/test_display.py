@@ -100,7 +100,7 @@ def test_the_end_names_the_best_ticket_and_the_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "shown"),
     [
-        ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:secret@host/db", "postgresql://***@host/db"),
         ("https://host:5000/path", "https://host:5000/path"),
         ("sqlite:///runs/mlflow.db", "sqlite:///runs/mlflow.db"),
     ],

@@ -19,10 +19,11 @@ from orchestrator.judging import judge_sweep
 from orchestrator.queries import best, lineage, sweeps
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
-from orchestrator.tracking_client import explained, first_line, masked, open_client
+from orchestrator.tracking_client import explained, first_line, open_client
 from orchestrator.tracking_listener import TrackingListener
 from search_spaces.contracts import Failed, FailureClass, TrialResult
 from search_spaces.errors import UserError
+from search_spaces.places import masked
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import Trial
 from tests.orchestrator.factories import make_lineage
