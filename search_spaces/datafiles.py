@@ -77,9 +77,43 @@ def read_task(source: AnyTaskSource) -> TaskData:
         for split, raw in raws.items()
         if values is not None  # without train, the classes may be unknown
     }
+    if isinstance(source, FilesSource) and not faults:
+        faults += _files_faults(source, raws)
     if faults:
         raise SpecError(list(dict.fromkeys(faults)))  # splits may share a cause
     return TaskData(_label_names(source, values or ()), splits)
+
+
+def _files_faults(source: FilesSource, raws: dict[str, RawSplit]) -> list[Fault]:
+    """Return what only shows when a user's files are seen together."""
+    faults = []
+    train, report = _file(source, "train"), _file(source, "report")
+    if train.resolve() == report.resolve() or read_bytes(train) == read_bytes(report):
+        problem = f"holds the same examples as the train file, {train}: results would be memorised."
+        faults.append(Fault(str(report), "", problem, "Give held-out examples as report."))
+    if source.problem == "classification":
+        faults += _mixed_labels(raws)
+    return faults
+
+
+def _mixed_labels(raws: dict[str, RawSplit]) -> list[Fault]:
+    """Refuse labels that are one class to a reader, and several by type or white space."""
+    cells = [
+        (raw.place, row, value) for raw in raws.values() for row, value in enumerate(raw.labels, 1)
+    ]
+    model = cells[0][2]
+    spelled: dict[str, Any] = {}
+    for place, row, label in cells:
+        is_same_type = type(label) is type(model)
+        other = spelled.setdefault(str(label).strip(), label) if is_same_type else model
+        if not is_same_type or other != label:
+            problem = (
+                f"row {row}: the label is {label!r} ({type(label).__name__}), but an earlier one "
+                f"is {other!r} ({type(other).__name__})."
+            )
+            hint = "Write all labels as one type, each class always in the same way."
+            return [Fault(place, "", problem, hint)]
+    return []
 
 
 def data_sha256(source: AnyTaskSource) -> str:
@@ -167,7 +201,11 @@ def _settings(
     if isinstance(source, GlueFolderSource):
         task = GLUE[source.task]
         return TableSettings(
-            columns, "tsv", header=task.tsv_has_header, skips_short_rows=task.skips_short_rows
+            columns,
+            "tsv",
+            header=task.tsv_has_header,
+            skips_short_rows=task.skips_short_rows,
+            cuts_long_rows=True,
         )
     if isinstance(source, BuiltinSource):
         return TableSettings(columns, "jsonl")

@@ -48,7 +48,8 @@ def expand(
         tasks: Facts of its tasks, by name.
 
     Raises:
-        SpecError: The schedule does not fit a model's number of prunable weights.
+        SpecError: The schedule does not fit a model's number of prunable weights, or a recipe's
+            lengths do not fit each other.
     """
     trials = _Trials()
     for model in spec.models:
@@ -95,10 +96,12 @@ class _Lineages:
         self.model, self.task = model.identity, facts.identity
         self.counts = removed_counts(spec.schedule, model.identity.num_prunable)
         self.carries = spec.search_recipe_of(task).carries
-        num = facts.num_train
-        self.final_recipe = resolve_recipe(spec.recipe_of(task), num)
-        self.first_recipe = resolve_recipe(spec.search_recipe_of(task), num)
-        self.round_recipe = resolve_recipe(spec.search_recipe_of(task), num, inherits=True)
+        num, place, search = facts.num_train, f"task '{task.name}'", spec.search_recipe_of(task)
+        self.final_recipe = resolve_recipe(spec.recipe_of(task), num, place=place)
+        self.first_recipe, self.round_recipe = (
+            resolve_recipe(search, num, inherits=later, place=place, field="search_recipe")
+            for later in (False, True)
+        )
 
     def add(self) -> None:
         for seed in self.spec.seeds:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from search_spaces.canonical import Frozen
+from search_spaces.errors import Fault, SpecError
 from search_spaces.recipes import Recipe
 
 # At most one member of each group may be written; a later layer's choice replaces an earlier one.
@@ -89,7 +90,14 @@ def merge_recipes(base: Any, over: Any) -> Any:
     return {**merged, **over}
 
 
-def resolve_recipe(spec: RecipeSpec, num_train_examples: int, *, inherits: bool = False) -> Recipe:
+def resolve_recipe(
+    spec: RecipeSpec,
+    num_train_examples: int,
+    *,
+    inherits: bool = False,
+    place: str = "recipe",
+    field: str = "recipe",
+) -> Recipe:
     """Return a recipe whose lengths are optimizer steps.
 
     Args:
@@ -97,6 +105,12 @@ def resolve_recipe(spec: RecipeSpec, num_train_examples: int, *, inherits: bool 
         num_train_examples: Examples of one epoch; the last partial batch is a step too.
         inherits: Whether the trial has a round before it; only then do ``head`` and ``rng``
             apply, so that round 0 is the same trial under every protocol.
+        place: What faults are shown under, for example ``task 'rte'``.
+        field: The recipe's own field.
+
+    Raises:
+        SpecError: Some steps would have a learning rate of 0: the horizon is shorter than the
+            training, or warm-up is not. Mixed units show this only here.
     """
     steps_per_epoch = math.ceil(num_train_examples / spec.batch_size)
     train = _steps(spec.train_steps, spec.epochs, steps_per_epoch)
@@ -104,6 +118,7 @@ def resolve_recipe(spec: RecipeSpec, num_train_examples: int, *, inherits: bool 
     horizon = _steps(spec.lr_horizon_steps, spec.lr_horizon_epochs, steps_per_epoch) or train
     fraction = Fraction(str(spec.warmup_fraction or 0))
     warmup = spec.warmup_steps if spec.warmup_steps is not None else math.ceil(horizon * fraction)
+    _check_lengths(train, horizon, warmup, place, field)
     shared = {name: getattr(spec, name) for name in RecipeSpec.model_fields}
     inherited = {}
     if inherits and isinstance(spec, SearchRecipeSpec):
@@ -117,3 +132,22 @@ def _steps(steps: int | None, epochs: float | None, steps_per_epoch: int) -> int
     if steps is not None or epochs is None:
         return steps
     return math.ceil(Fraction(str(epochs)) * steps_per_epoch)
+
+
+def _check_lengths(train: int, horizon: int, warmup: int, place: str, field: str) -> None:
+    faults = []
+    if train > horizon:
+        problem = (
+            f"resolves to {horizon} steps, but must be at least the {train} steps of the "
+            "training: the learning rate is 0 from there on."
+        )
+        hint = "Lengthen the horizon, or leave it out."
+        faults.append(Fault(place, f"{field}.lr_horizon_steps", problem, hint))
+    if warmup >= train:
+        problem = (
+            f"resolves to {warmup} steps, but must be fewer than the {train} steps of the training."
+        )
+        hint = "Shorten the warm-up, or train for longer."
+        faults.append(Fault(place, f"{field}.warmup_steps", problem, hint))
+    if faults:
+        raise SpecError(faults)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from search_spaces.contracts import TaskPlace
 from search_spaces.datafiles import TaskData, data_sha256, read_task
 from search_spaces.errors import Fault, SpecError
 from search_spaces.examples import Examples
-from search_spaces.models import ModelFacts, resolve_model
+from search_spaces.models import FAMILIES, ModelFacts, max_tokens, resolve_model
 from search_spaces.places import absolute
 from search_spaces.splits import AnySelectRule, ReportSelect, make_splits
 from search_spaces.sweep import SweepSpec, TaskSpec
@@ -20,6 +20,7 @@ from search_spaces.tasks import (
     FilesSource,
     GlueFolderSource,
     GlueHubSource,
+    has_pairs,
     primary_metric,
     problem_of,
 )
@@ -64,9 +65,34 @@ def resolve_sweep(spec: SweepSpec) -> tuple[dict[str, ModelFacts], dict[str, Tas
         lambda task: resolve_task(task, spec.select_rule_of(task)),
         faults,
     )
+    faults += [
+        fault
+        for task in spec.tasks
+        for model in spec.models
+        if model.name in models
+        for fault in _length_faults(task, model.name, models[model.name].config)
+    ]
     if faults:
         raise SpecError(faults)
     return models, tasks
+
+
+def _length_faults(task: TaskSpec, model: str, config: Mapping[str, Any]) -> list[Fault]:
+    """Return what is wrong with a task's length on a model: too long, or no room for pairs."""
+    place, largest = f"task '{task.name}'", max_tokens(config)
+    num_specials = FAMILIES[config["model_type"]].num_pair_specials
+    if task.max_length > largest:
+        problem = f"is {task.max_length}, but model '{model}' has positions for {largest} tokens."
+        hint = f"Write max_length: {largest} or less."
+        return [Fault(place, "max_length", problem, hint)]
+    smallest = num_specials + 2
+    if has_pairs(task.source) and task.max_length < smallest:
+        problem = (
+            f"is {task.max_length}, but pairs need at least {smallest} on model '{model}': "
+            f"{num_specials} special tokens and one of each text."
+        )
+        return [Fault(place, "max_length", problem, f"Write max_length: {smallest} or more.")]
+    return []
 
 
 def _gather(
@@ -124,6 +150,10 @@ def _num_labels(task: TaskSpec, data: TaskData) -> int:
     if len(data.labels) < 2:
         problem = f"has only the label {list(data.labels)}, but a classification needs two."
         raise SpecError([Fault(f"task '{task.name}'", "source", problem, "Check option label.")])
+    if primary_metric(task.source) == "f1" and len(data.labels) != 2:
+        problem = f"is f1, which is for 2 labels, but the task has {len(data.labels)}."
+        hint = "Write metric: accuracy or matthews."
+        raise SpecError([Fault(f"task '{task.name}'", "source.metric", problem, hint)])
     return len(data.labels)
 
 

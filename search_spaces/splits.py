@@ -33,7 +33,9 @@ class ReportSelect(Frozen):
     """Choose on the report split itself, as Chen et al. 2020 did; labelled ``same_split``."""
 
     kind: Literal["report"] = "report"
-    split: Literal["report", "report_mismatched"] = "report"
+    split: Literal["report", "report_mismatched"] = Field(
+        default="report", description="report: the one that splits.report names."
+    )
 
 
 AnySelectRule = HashSelect | ReportSelect

@@ -15,7 +15,13 @@ from search_spaces.presets import PRESETS, with_preset
 from search_spaces.recipe_specs import RecipeSpec, SearchRecipeSpec, merge_recipes
 from search_spaces.schedules import Schedule
 from search_spaces.splits import AnySelectRule, HashSelect, ReportSelect, SelectRule
-from search_spaces.tasks import TaskSource, metric_range, primary_metric, report_splits
+from search_spaces.tasks import (
+    AnyTaskSource,
+    TaskSource,
+    metric_range,
+    primary_metric,
+    report_splits,
+)
 
 Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0"]
 Control = Literal["random-uniform", "random-layerwise"]
@@ -40,6 +46,20 @@ class TaskSpec(Frozen):
         default=None, description="Fields that differ from the sweep's search recipe only."
     )
 
+    @field_validator("select", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return _with_kind(value)
+
+    @field_validator("select")
+    @classmethod
+    def _has_select_split(
+        cls, rule: AnySelectRule | None, info: ValidationInfo
+    ) -> AnySelectRule | None:
+        if rule is not None and "source" in info.data:
+            _check_select(rule, info.data["source"], info.data.get("name", ""))
+        return rule
+
 
 class SplitsSpec(Frozen):
     """Which split chooses, and which is reported (method rule 14)."""
@@ -52,7 +72,7 @@ class SplitsSpec(Frozen):
     @field_validator("select", mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
+        return _with_kind(value)
 
 
 class VerdictSpec(Frozen):
@@ -156,6 +176,17 @@ class SweepSpec(Frozen):
         _check_distinct([item.name for item in items], "name")
         return items
 
+    @field_validator("seeds", "search_seed", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any) -> Any:
+        given = value if isinstance(value, list | tuple) else [value]
+        wrong = [item for item in given if isinstance(item, bool)]
+        if wrong:  # pydantic takes true for 1
+            raise ValueError(
+                f"has {str(wrong[0]).lower()}, but a seed must be a whole number >= 0: write 1 or 0"
+            )
+        return value
+
     @field_validator("seeds")
     @classmethod
     def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -196,6 +227,14 @@ class SweepSpec(Frozen):
                 "add imp to methods"
             )
         return controls
+
+    @field_validator("splits")
+    @classmethod
+    def _tasks_have_select_split(cls, splits: SplitsSpec, info: ValidationInfo) -> SplitsSpec:
+        for task in info.data.get("tasks", ()):
+            if task.select is None:
+                _check_select(splits.select, task.source, task.name)
+        return splits
 
     @field_validator("verdict")
     @classmethod
@@ -252,7 +291,22 @@ class SweepSpec(Frozen):
 
     def same_split(self, task: TaskSpec) -> bool:
         """Whether masks are chosen and reported on the same split, which verdicts must say."""
-        return isinstance(self.select_rule_of(task), ReportSelect)
+        rule = self.select_rule_of(task)
+        return isinstance(rule, ReportSelect) and rule.split == self.report_split_of(task)
+
+
+def _with_kind(value: Any) -> Any:
+    """Return the long form of a select rule: ``report`` stands for ``{kind: report}``."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+def _check_select(rule: AnySelectRule, source: AnyTaskSource, task: str) -> None:
+    known = report_splits(source)
+    if isinstance(rule, ReportSelect) and rule.split not in known:
+        raise ValueError(
+            f"has select.split '{rule.split}', but the task '{task}' has only "
+            f"{', '.join(known)}: write another select beside that task"
+        )
 
 
 def _with_recipes(task: Any, recipe: Any, search: Any) -> Any:

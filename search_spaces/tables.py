@@ -33,6 +33,7 @@ class TableSettings:
         delimiter: Of csv and tsv.
         header: Whether the first line names the columns.
         skips_short_rows: Leave out rows that end before the last wanted column.
+        cuts_long_rows: Ignore fields beyond the header's; otherwise such a row is refused.
     """
 
     columns: tuple[str, ...]
@@ -41,6 +42,7 @@ class TableSettings:
     delimiter: str | None = None
     header: bool = True
     skips_short_rows: bool = False
+    cuts_long_rows: bool = False
 
 
 Columns = dict[str, list[Any]]
@@ -146,6 +148,8 @@ def _pick_rows(path: Path, rows: Sequence[list[str]], settings: TableSettings) -
     header = rows[0] if settings.header else [str(index) for index in range(len(rows[0]))]
     positions = _positions(path, header, settings)
     body = rows[1:] if settings.header else rows
+    if not settings.cuts_long_rows:
+        _check_not_longer(path, body, len(header))
     width = max(positions) + 1
     if any(len(row) < width for row in body):
         body = _without_short(path, body, width, settings)
@@ -153,6 +157,14 @@ def _pick_rows(path: Path, rows: Sequence[list[str]], settings: TableSettings) -
         name: [row[position] for row in body]
         for name, position in zip(settings.columns, positions, strict=True)
     }
+
+
+def _check_not_longer(path: Path, rows: Sequence[list[str]], width: int) -> None:
+    if any(len(row) > width for row in rows):
+        number, row = next((i, row) for i, row in enumerate(rows, 1) if len(row) > width)
+        problem = f"row {number} has {len(row)} fields, but there are {width} columns."
+        hint = "Quote texts that hold the delimiter (csv), or set the option delimiter."
+        raise _fault(path, problem, hint)
 
 
 def _positions(path: Path, header: Sequence[str], settings: TableSettings) -> list[int]:

@@ -147,7 +147,9 @@ class GlueHubSource(Frozen):
 
     kind: Literal["glue-hub"] = "glue-hub"
     task: GlueName
-    revision: str = Field(default=GLUE_REVISION, min_length=1)
+    revision: str = Field(
+        default=GLUE_REVISION, pattern="^[0-9a-f]{40}$", description="Commit: 40 hex digits."
+    )
     path: str | None = Field(default=None, description="Local copy of the hub repository.")
 
 
@@ -253,6 +255,13 @@ def problem_of(source: AnyTaskSource) -> Problem:
     if isinstance(source, GlueHubSource | GlueFolderSource):
         return GLUE[source.task].problem
     return source.problem if isinstance(source, FilesSource) else "classification"
+
+
+def has_pairs(source: AnyTaskSource) -> bool:
+    """Return whether an example has two texts."""
+    if isinstance(source, GlueHubSource | GlueFolderSource):
+        return bool(GLUE[source.task].hub_columns[1])
+    return isinstance(source, FilesSource) and source.text_pair is not None
 
 
 def report_splits(source: AnyTaskSource) -> tuple[str, ...]:

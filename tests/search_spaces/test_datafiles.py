@@ -44,16 +44,16 @@ def test_csv_with_quotes_and_line_breaks(tmp_path: Path) -> None:
 
 def test_tsv_knows_no_quotes(tmp_path: Path) -> None:
     """GLUE's sentences begin with lone quotation marks, which end nothing."""
-    for name in ("train.tsv", "dev.tsv"):
-        (tmp_path / name).write_text('text\tlabel\n"lone\ta\nnext\u2028line\tb\n')
+    for name, last in (("train.tsv", ""), ("dev.tsv", "x\ta\n")):
+        (tmp_path / name).write_text('text\tlabel\n"lone\ta\nnext\u2028line\tb\n' + last)
     assert read_split(files(tmp_path, ".tsv"), "train").texts == ['"lone', "next\u2028line"]
 
 
 def test_jsonl_and_parquet_hold_the_same_task(tmp_path: Path) -> None:
     rows = [{"a": "x", "b": "y", "label": 1.5}, {"a": "z", "b": "w", "label": 2}]
-    for name in ("train", "dev"):
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
+    for name, some in (("train", rows), ("dev", rows[:1])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)) + "\n")
+        pq.write_table(pa.Table.from_pylist(some), tmp_path / f"{name}.parquet")
     options = {"text": "a", "text_pair": "b", "problem": "regression"}
     tasks = [read_task(files(tmp_path, s, **options)) for s in (".jsonl", ".parquet")]
     assert tasks[0] == tasks[1]
@@ -64,8 +64,8 @@ def test_jsonl_and_parquet_hold_the_same_task(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", ["NUM:dist", "NUM"])
 def test_trec_label_ends_at_the_colon(tmp_path: Path, label: str) -> None:
-    for name in ("train.all", "dev.all"):
-        (tmp_path / name).write_bytes(f"{label} How far is Málaga ?\n".encode("latin-1"))
+    for name, num in (("train.all", 1), ("dev.all", 2)):
+        (tmp_path / name).write_bytes(f"{label} How far is Málaga ?\n".encode("latin-1") * num)
     source = files(tmp_path, ".all", format="trec", encoding="latin-1", labels=("DESC", "NUM"))
     assert read_split(source, "train").texts == ["How far is Málaga ?"]
     assert read_split(source, "train").labels == [1]
@@ -123,6 +123,7 @@ def test_empty_cells_of_parquet_are_named(tmp_path: Path) -> None:
     [
         ("text,label\n", {}, r"train\.csv: holds no rows\. Check the path"),
         ("", {}, r"train\.csv: is empty\."),
+        ("text,label\nx,a\ny, really,b\n", {}, r"train\.csv: row 2 has 3 fields, but there are 2"),
         ("text,label\nx\n", {}, r"row 1 has 1 fields, but the columns need 2\."),
         (b"text,label\n\xe9,a\n", {}, r"line 2 is not utf-8 text \(byte 0xe9\).*encoding"),
         ("text,label\nx,a\n", {"encoding": "utf9"}, "unknown encoding 'utf9'.*latin-1"),
@@ -138,6 +139,48 @@ def test_faulty_files_say_what_and_where(
     write(tmp_path, content)
     with pytest.raises(SpecError, match=message):
         read_task(files(tmp_path, **options))
+
+
+@pytest.mark.parametrize("other", [1.0, True, "1", None])
+def test_json_labels_have_one_type(tmp_path: Path, other: Any) -> None:
+    """1, 1.0, true and "1" would be up to four classes to a program and one to a reader."""
+    rows = [{"text": "x", "label": 0}, {"text": "y", "label": 1}]
+    for name, label in (("train", 1), ("dev", other)):
+        lines = [*rows, {"text": name, "label": label}]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    values = ("0", "1", "1.0", "True")
+    found = faults_of(files(tmp_path, ".jsonl", labels=values))
+    expected = f"row 3: the label is {other!r} ({type(other).__name__}), but an earlier one is 0 (i"
+    assert len(found) == 1
+    assert ("the label is empty" if other is None else expected) in found[0]
+
+
+def test_labels_that_differ_by_white_space_only_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "text,label\nx,1\ny,0\nz,1 \n", "text,label\nw,1\n")
+    with pytest.raises(SpecError, match=r"row 3: the label is '1 ' \(str\), but .* is '1' \(str"):
+        read_task(files(tmp_path, labels=("0", "1", "1 ")))
+
+
+def test_train_and_report_are_different_files(tmp_path: Path) -> None:
+    """Neither one path, however written, nor a copy: results would be those of memory."""
+    write(tmp_path, "text,label\nx,a\n", "text,label\nx,a\n")
+    assert "dev.csv: holds the same examples as the train file" in faults_of(files(tmp_path))[0]
+    (tmp_path / "link.csv").symlink_to(tmp_path / "train.csv")
+    source = FilesSource(train=str(tmp_path / "train.csv"), report=str(tmp_path / "link.csv"))
+    assert "Give held-out examples as report." in faults_of(source)[0]
+
+
+def test_a_hub_revision_is_a_commit() -> None:
+    with pytest.raises(ValueError, match="revision"):
+        GlueHubSource(task="rte", revision="main")
+
+
+def test_glue_files_may_have_longer_rows(tmp_path: Path) -> None:
+    """In the official files, fields beyond the header are left out as ever."""
+    write_tsv(tmp_path, "sst2")
+    with (tmp_path / "SST-2" / "train.tsv").open("a") as stream:
+        stream.write("9\tlong\t1\textra\n")
+    assert len(read_split(GlueFolderSource(task="sst2", path=str(tmp_path)), "train")) == 10
 
 
 def test_missing_files_name_their_neighbours(tmp_path: Path) -> None:
@@ -236,7 +279,7 @@ def test_hub_data_are_named_without_a_download() -> None:
     """Repository, configuration and revision name them."""
     pinned = data_sha256(GlueHubSource(task="rte"))
     assert pinned != data_sha256(GlueHubSource(task="wnli"))
-    assert pinned != data_sha256(GlueHubSource(task="rte", revision="main"))
+    assert pinned != data_sha256(GlueHubSource(task="rte", revision="0" * 40))
     assert len(pinned) == 64
 
 

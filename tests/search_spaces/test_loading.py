@@ -244,6 +244,37 @@ def test_mismatched_counts_only_where_there_is_such_a_split() -> None:
     assert not sweep().same_split(rte)
 
 
+def test_selection_on_the_other_report_split_is_no_same_split() -> None:
+    """MNLI may choose on mismatched and report matched; other tasks have no such split."""
+    mnli, rte = ({"name": n, "source": {"kind": "glue-hub", "task": n}} for n in ("mnli", "rte"))
+    other = {"kind": "report", "split": "report_mismatched"}
+    spec = sweep(tasks=[mnli], splits={"select": other})
+    assert spec.select_rule_of(spec.tasks[0]) == ReportSelect(split="report_mismatched")
+    assert not spec.same_split(spec.tasks[0])
+    same = sweep(tasks=[mnli], splits={"select": other, "report": "mismatched"})
+    assert same.same_split(same.tasks[0])
+    message = "has select.split 'report_mismatched', but the task 'rte' has only report"
+    with pytest.raises(ValueError, match=message):
+        sweep(tasks=[mnli, rte], splits={"select": other})
+    with pytest.raises(ValueError, match=message):
+        sweep(tasks=[rte | {"select": other}])
+    own = sweep(tasks=[mnli, rte | {"select": "hash"}], splits={"select": other})
+    assert own.select_rule_of(own.tasks[1]) == HashSelect()
+
+
+def test_a_tasks_own_select_has_the_short_form_too() -> None:
+    spec = sweep(tasks=[{**MINIMAL["tasks"][0], "select": "report"}])
+    assert spec.select_rule_of(spec.tasks[0]) == ReportSelect()
+    assert spec.same_split(spec.tasks[0])
+
+
+@pytest.mark.parametrize(("field", "value"), [("seeds", [True, 2, 3]), ("search_seed", False)])
+def test_truth_values_are_no_seeds(field: str, value: Any) -> None:
+    """`yes` and `true` are truth values to YAML, and would be seed 1."""
+    with pytest.raises(ValueError, match=r"has (true|false), but a seed must be a whole number"):
+        sweep(**{"replicate": "finetune", field: value})
+
+
 def test_a_task_may_have_its_own_margin_and_select_rule() -> None:
     task = {**MINIMAL["tasks"][0], "delta": 0.05, "select": {"kind": "hash", "fraction": 0.2}}
     spec = sweep(tasks=[task])

@@ -88,7 +88,7 @@ def test_the_preset_itself_stays_as_it_is() -> None:
         ({"epochs": 3}, (12, 12, 0)),  # 100 examples in batches of 32: 4 steps, the last of 4
         ({"epochs": 0.3}, (2, 2, 0)),
         ({"train_steps": 10, "warmup_fraction": 0.1}, (10, 10, 1)),
-        ({"epochs": 1, "lr_horizon_epochs": 10, "warmup_fraction": 0.1}, (4, 40, 4)),
+        ({"epochs": 1, "lr_horizon_epochs": 10, "warmup_fraction": 0.05}, (4, 40, 2)),
         ({"epochs": 1, "lr_horizon_steps": 7, "warmup_steps": 3}, (4, 7, 3)),
     ],
 )

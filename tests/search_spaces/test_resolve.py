@@ -86,8 +86,84 @@ def test_a_classification_needs_two_labels(tmp_path: Path) -> None:
         resolve_sweep(spec)
 
 
+def test_f1_is_for_two_labels(tmp_path: Path) -> None:
+    task = write_task(tmp_path, labels="abc")
+    task["source"]["metric"] = "f1"
+    with pytest.raises(
+        SpecError, match=r"task 'own': source\.metric: is f1, .* but the task has 3"
+    ):
+        resolve_sweep(spec_of(tmp_path, tasks=[task]))
+    two = write_task(tmp_path)
+    two["source"]["metric"] = "f1"
+    assert resolve_sweep(spec_of(tmp_path, tasks=[two]))[1]["own"].identity.metric == "f1"
+
+
 def test_a_regression_has_one_output(tmp_path: Path) -> None:
     task = write_task(tmp_path, labels="123")
     task["source"]["problem"] = "regression"
     facts = resolve_sweep(spec_of(tmp_path, tasks=[task]))[1]["own"]
     assert (facts.identity.num_labels, facts.identity.metric) == (1, "pearson")
+
+
+@pytest.mark.parametrize(
+    ("config", "largest"),
+    [
+        ({"max_position_embeddings": 64}, 64),
+        ({"max_position_embeddings": 64, "model_type": "roberta"}, 62),  # padding is token 1
+        ({"max_position_embeddings": 64, "model_type": "roberta", "pad_token_id": 3}, 60),
+    ],
+)
+def test_a_task_is_not_longer_than_a_models_positions(
+    tmp_path: Path, config: dict[str, Any], largest: int
+) -> None:
+    """The largest length is accepted and the next one refused, with both names."""
+    model = {"name": "toy", "source": str(write_model(tmp_path / "model", **config))}
+    task = write_task(tmp_path)
+    resolve_sweep(spec_of(tmp_path / "m", models=[model], tasks=[task | {"max_length": largest}]))
+    long = spec_of(tmp_path / "m", models=[model], tasks=[task | {"max_length": largest + 1}])
+    message = (
+        f"task 'own': max_length: is {largest + 1}, but model 'toy' has positions for {largest} "
+        f"tokens. Write max_length: {largest} or less."
+    )
+    with pytest.raises(SpecError, match=message):
+        resolve_sweep(long)
+
+
+@pytest.mark.parametrize(("family", "smallest"), [("bert", 5), ("roberta", 6)])
+def test_pairs_need_a_token_of_each_text(tmp_path: Path, family: str, smallest: int) -> None:
+    model = {"name": "toy", "source": str(write_model(tmp_path / "model", model_type=family))}
+    task = write_task(tmp_path)
+    task["source"]["text_pair"] = "text"
+    fits = spec_of(tmp_path / "m", models=[model], tasks=[task | {"max_length": smallest}])
+    resolve_sweep(fits)
+    short = spec_of(tmp_path / "m", models=[model], tasks=[task | {"max_length": smallest - 1}])
+    with pytest.raises(
+        SpecError, match=f"is {smallest - 1}, but pairs need at least {smallest} on"
+    ):
+        resolve_sweep(short)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (
+            {"train_steps": 9, "lr_horizon_epochs": 2},
+            r"task 'own': recipe\.lr_horizon_steps: resolves to 4 steps, but must be at least",
+        ),
+        (
+            {"epochs": 2, "warmup_steps": 4},
+            r"task 'own': recipe\.warmup_steps: resolves to 4 steps, but must be fewer than the 4",
+        ),
+        (
+            {"train_steps": 2, "lr_horizon_steps": 10, "warmup_fraction": 0.2},
+            r"recipe\.warmup_steps: resolves to 2 steps, but must be fewer than the 2",
+        ),
+    ],
+)
+def test_lengths_in_mixed_units_must_fit(
+    tmp_path: Path, recipe: dict[str, Any], message: str
+) -> None:
+    """With 2 steps an epoch, no step may fall behind the horizon or never leave the warm-up."""
+    spec = spec_of(tmp_path, recipe={"learning_rate": 1e-4, **recipe})
+    with pytest.raises(SpecError, match=message):
+        expand(spec, *resolve_sweep(spec))
