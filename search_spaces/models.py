@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from search_spaces.contracts import ModelPlace
 from search_spaces.errors import Fault, SpecError, did_you_mean
 from search_spaces.prunable import POOLER, PrunableSet, backbone_names, prunable_set
 from search_spaces.sources import model_folder
+from search_spaces.tokenizer_files import tokenizer_sha256
 from search_spaces.trial import ModelIdentity
 
 
@@ -72,7 +72,6 @@ _FUNCTION_FIELDS: dict[str, Any] = {
     "pad_token_id": 0,
     "embedding_size": None,
 }
-_TOKENIZER_FILES = ("vocab.json", "merges.txt", "sentencepiece.bpe.model", "vocab.txt")
 _PRETRAINED_POOLER = ("BertForPreTraining", "BertForNextSentencePrediction")
 _ORIGINAL_BERT = re.compile(r"^(google-bert/)?bert-(base|large)-")
 PrunableChoice = Literal["default", "encoder", "encoder+pooler"]
@@ -235,32 +234,6 @@ def check_names(folder: Path, expected: Iterable[str], found: Iterable[str]) -> 
 def config_sha256(config: Mapping[str, Any]) -> str:
     """Return the sha256 of the fields that change the function the model computes."""
     return content_key({name: config.get(name, d) for name, d in _FUNCTION_FIELDS.items()})
-
-
-def tokenizer_sha256(folder: Path) -> str:
-    """Return the sha256 of what turns text into tokens.
-
-    That is tokenizer.json where there is one, else the vocabulary files and whether text is
-    lower-cased.
-
-    Raises:
-        SpecError: There is no tokenizer.
-    """
-    whole = folder / "tokenizer.json"
-    if whole.is_file():
-        return hashlib.sha256(whole.read_bytes()).hexdigest()
-    files = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-    if not files:
-        problem = "holds no tokenizer.json and no vocabulary file."
-        raise _fault(folder, problem, "Copy the tokenizer's files beside the weights.")
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    return content_key({"files": hashes, "do_lower_case": _lower_cases(folder)})
-
-
-def _lower_cases(folder: Path) -> bool:
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_bytes()) if path.is_file() else {}
-    return bool(settings.get("do_lower_case", True))
 
 
 def _prunable(

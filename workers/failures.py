@@ -22,12 +22,18 @@ class TrialFailure(Exception):
         return type(self), (self.failure, str(self))
 
 
+class NotFiniteError(ValueError):
+    """Weights or predictions that came out of training are NaN or infinite."""
+
+
 def classify(error: BaseException) -> FailureClass:
     """Return the class of an exception that a trial raised."""
     if isinstance(error, TrialFailure):
         return error.failure
     if isinstance(error, UserError):
         return FailureClass.USER_ERROR
+    if isinstance(error, NotFiniteError):
+        return FailureClass.DIVERGED
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return FailureClass.OUT_OF_MEMORY
     if isinstance(error, ConnectionError | TimeoutError) or _is_lost_peer(error):
@@ -38,7 +44,7 @@ def classify(error: BaseException) -> FailureClass:
 def describe(error: BaseException) -> str:
     """Return one sentence for people; the traceback travels beside it."""
     text = str(error).strip()
-    known = isinstance(error, TrialFailure | UserError)
+    known = isinstance(error, TrialFailure | UserError | NotFiniteError)
     return text if known and text else f"{type(error).__name__}: {text}".rstrip(": ")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.contracts import SplitScore
+from workers.failures import NotFiniteError
 
 Values: TypeAlias = NDArray[Any]
 MetricFunction: TypeAlias = Callable[[Values, Values], float]
@@ -17,6 +18,10 @@ MetricFunction: TypeAlias = Callable[[Values, Values], float]
 
 class MetricError(ValueError):
     """Predictions cannot be scored as asked."""
+
+
+class PredictionsNotFiniteError(MetricError, NotFiniteError):
+    """A prediction is missing, NaN or infinite."""
 
 
 def evaluate_metrics(
@@ -31,8 +36,9 @@ def evaluate_metrics(
         names: Metrics that fit the problem: accuracy, f1 and matthews, or pearson and spearman.
 
     Raises:
-        MetricError: A metric does not fit the problem, the shapes do not fit each other, the
-            split is empty, or a prediction is missing, NaN or infinite.
+        MetricError: A metric does not fit the problem, the shapes do not fit each other, or the
+            split is empty.
+        PredictionsNotFiniteError: A prediction is missing, NaN or infinite.
     """
     known = METRICS.get(problem, {})
     unknown = [name for name in names if name not in known]
@@ -107,7 +113,7 @@ def _check(problem: str, predictions: Values, labels: Values) -> None:
         )
     finite = np.isfinite(predictions.reshape(len(labels), -1)).all(axis=1)
     if not finite.all():
-        raise MetricError(
+        raise PredictionsNotFiniteError(
             f"{np.count_nonzero(~finite)} of {len(labels)} predictions are missing, NaN or "
             "infinite. The training diverged: lower the learning rate or take another seed."
         )

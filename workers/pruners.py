@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.prunable import PrunableSet
+from workers.failures import NotFiniteError
 from workers.mask import Bools, Mask, matrix_slices
 from workers.seeds import random_words
 
@@ -23,6 +24,10 @@ _INFINITY_BITS = 0x7F800000  # of fp32; NaN's bits, without the sign, are above
 
 class PruneError(ValueError):
     """A mask cannot be pruned as asked."""
+
+
+class WeightsNotFiniteError(PruneError, NotFiniteError):
+    """Weights that shall be ranked are NaN."""
 
 
 class Pruned(NamedTuple):
@@ -42,8 +47,9 @@ def global_magnitude(weights: Weights, mask: Mask, num_removed: int) -> Pruned:
         num_removed: K: weights removed in the new mask.
 
     Raises:
-        PruneError: A matrix is missing, of another shape or dtype or holds NaN, or K is less
+        PruneError: A matrix is missing, of another shape or dtype, or K is less
             than what the mask removes, or leaves no weight.
+        WeightsNotFiniteError: A matrix holds NaN.
     """
     _check_count(num_removed, mask.num_removed, mask.prunable.num_weights)
     kept = mask.kept()
@@ -148,7 +154,7 @@ def _magnitudes(weights: Weights, prunable: PrunableSet) -> NDArray[np.int32]:
         _check_matrix(name, weights.get(name), shape)
         np.abs(weights[name].reshape(-1), out=keys[place].view(np.float32))
         if (keys[place] > _INFINITY_BITS).any():
-            raise PruneError(
+            raise WeightsNotFiniteError(
                 f"{name} holds NaN, so its weights have no order. The training diverged: lower "
                 "the learning rate or take another seed."
             )

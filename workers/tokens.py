@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,15 @@ def token_splits(
     Raises:
         SpecError: The data are faulty or changed since the sweep was planned.
     """
-    names = ["tokens", TOKENS_VERSION, model.tokenizer_sha256, place.select, task.data_sha256]
+    libraries = [version(name) for name in ("transformers", "tokenizers")]
+    names = [
+        "tokens",
+        TOKENS_VERSION,
+        *libraries,
+        model.tokenizer_sha256,
+        place.select,
+        task.data_sha256,
+    ]
     folder = cache / "tokens" / content_key([*names, task.num_train_examples, task.max_length])
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:

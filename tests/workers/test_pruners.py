@@ -14,6 +14,7 @@ from workers.mask import Mask
 from workers.pruners import (
     Pruned,
     PruneError,
+    WeightsNotFiniteError,
     global_magnitude,
     layerwise_magnitude,
     layerwise_quotas,
@@ -207,7 +208,7 @@ def test_nan_is_refused(sign: float) -> None:
     """NaN of either sign has no magnitude, even where the mask already removed it."""
     weights = matrices([1.0] * 20)
     weights["b"][2, 0] = np.copysign(np.nan, sign)
-    with pytest.raises(PruneError, match=r"b holds NaN.*lower the learning rate"):
+    with pytest.raises(WeightsNotFiniteError, match=r"b holds NaN.*lower the learning rate"):
         global_magnitude(weights, Mask.ones(SET), 5)
 
 

@@ -37,10 +37,10 @@ from workers.failures import TrialFailure
 from workers.finetune import global_batches
 from workers.mask_file import read_mask
 from workers.proof import prove_rewound, prove_zeros
-from workers.pruners import random_uniform
+from workers.pruners import WeightsNotFiniteError, random_uniform
 from workers.seeds import stream
 from workers.tokens import token_splits
-from workers.trial import shard_of
+from workers.trial import PRUNERS, shard_of
 
 K = 1000
 
@@ -340,6 +340,38 @@ def test_a_last_update_that_overflows_is_a_divergence(
     assert isinstance(outcome, Failed)
     assert outcome.failure == "diverged"
     assert "weights are not finite after step 1." in outcome.message
+
+
+@pytest.mark.parametrize("where", ["predictions", "weights"])
+def test_nan_after_training_is_a_divergence(
+    root: Path,
+    toy: tuple[ModelFacts, TaskFacts],
+    executor: LocalExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    """NaN that only evaluation or pruning meets is the recipe's fault, and tried as such."""
+
+    def broken(classifier: Classifier, *others: Any) -> Any:
+        engine = make_engine(classifier, *others)
+        classifier.model.classifier.register_forward_hook(
+            lambda module, inputs, logits: logits if module.training else logits * math.nan
+        )
+        return engine
+
+    def nan_masters(*arguments: Any) -> Any:
+        raise WeightsNotFiniteError("query holds NaN")
+
+    if where == "predictions":
+        monkeypatch.setattr("workers.trial.make_engine", broken)
+    else:
+        monkeypatch.setitem(PRUNERS, "global-magnitude", nan_masters)
+    outputs = Outputs(prunes=(PruneOutput(pruner="global-magnitude", num_removed=K),))
+    outcome = end_of(executor, request(root, *toy, outputs=outputs))
+    assert isinstance(outcome, Failed)
+    assert outcome.failure == "diverged"
+    expected = "predictions are missing, NaN" if where == "predictions" else "query holds NaN"
+    assert expected in outcome.message
 
 
 def test_the_padded_layout_is_refused_and_not_silently_unpadded(

@@ -1,0 +1,132 @@
+"""What turns text into tokens, by content; files that contradict each other are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from search_spaces.canonical import content_key
+from search_spaces.errors import Fault, SpecError
+
+WHOLE = "tokenizer.json"
+SETTINGS = "tokenizer_config.json"
+VOCABULARIES = ("vocab.json", "merges.txt", "sentencepiece.bpe.model", "vocab.txt")
+# These classes of transformers take everything but the side of truncation from tokenizer.json;
+# the others build normalizer and pre-tokenizer from the settings, by default as BERT and RoBERTa.
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+_BERT_DEFAULTS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+_NO_NORMALIZER = {"lowercase": False, "strip_accents": False, "handle_chinese_chars": False}
+
+
+def tokenizer_sha256(folder: Path) -> str:
+    """Return the sha256 of what turns text into tokens.
+
+    That is tokenizer.json where there is one, else the vocabulary files and whether text is
+    lower-cased.
+
+    Raises:
+        SpecError: There is no tokenizer, or its settings contradict tokenizer.json: they would
+            decide the tokens without being part of its name.
+    """
+    whole = folder / WHOLE
+    if whole.is_file():
+        _check_settings(folder, _read(whole), _settings(folder))
+        return hashlib.sha256(whole.read_bytes()).hexdigest()
+    files = [folder / name for name in VOCABULARIES if (folder / name).is_file()]
+    if not files:
+        problem = f"holds no {WHOLE} and no vocabulary file."
+        raise _fault(folder, problem, "Copy the tokenizer's files beside the weights.")
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    lower_cases = bool(_settings(folder).get("do_lower_case", True))
+    return content_key({"files": hashes, "do_lower_case": lower_cases})
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS
+    return _read(path) if path.is_file() else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise _fault(path, f"is no JSON: {error}.", "Copy it again.") from None
+    if not isinstance(data, dict):
+        raise _fault(path, f"is a JSON {type(data).__name__}, not an object.", "Copy it again.")
+    return data
+
+
+def _check_settings(folder: Path, whole: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    found = _sides(whole, settings)
+    if settings.get("tokenizer_class") not in _GENERIC:
+        found |= _bert_fields(whole, settings) | _prefix_space(whole, settings)
+    faults = [
+        Fault(
+            str(folder / SETTINGS),
+            field,
+            f"{_given(field, settings, given)}, but {WHOLE} has {json.dumps(there)}: "
+            "the setting would win unnoticed.",
+            f"Write the value of {WHOLE}, or save the tokenizer anew with save_pretrained.",
+        )
+        for field, (given, there) in found.items()
+        if given != there
+    ]
+    if faults:
+        raise SpecError(faults)
+
+
+def _given(field: str, settings: Mapping[str, Any], value: Any) -> str:
+    return f"{'is' if field in settings else 'is by default'} {json.dumps(value)}"
+
+
+def _sides(whole: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    there = str((whole.get("truncation") or {}).get("direction", "right")).lower()
+    return {"truncation_side": (settings.get("truncation_side", there), there)}
+
+
+def _bert_fields(
+    whole: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Return each setting of BERT's normalizer, and what tokenizer.json has."""
+    if (whole.get("model") or {}).get("type") != "WordPiece":
+        return {}
+    given = {name: settings.get(name, default) for name, default in _BERT_DEFAULTS.items()}
+    there = _part(whole.get("normalizer"), "normalizers", "BertNormalizer") or _NO_NORMALIZER
+    lower, strip = there["lowercase"], there["strip_accents"]
+    if given["strip_accents"] is None:  # None means: as do_lower_case
+        given["strip_accents"] = given["do_lower_case"] if strip is not None else None
+    elif strip is None:
+        strip = lower
+    if given["do_lower_case"] != lower:  # what follows from it is no fault of its own
+        given["strip_accents"] = strip
+    values = {
+        "do_lower_case": lower,
+        "strip_accents": strip,
+        "tokenize_chinese_chars": there["handle_chinese_chars"],
+    }
+    return {name: (given[name], value) for name, value in values.items()}
+
+
+def _prefix_space(
+    whole: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    found = _part(whole.get("pre_tokenizer"), "pretokenizers", "ByteLevel")
+    if found is None:
+        return {}
+    given = settings.get("add_prefix_space", False)
+    return {"add_prefix_space": (given, found.get("add_prefix_space", True))}
+
+
+def _part(item: Any, children: str, wanted: str) -> dict[str, Any] | None:
+    """Return the part of a type, which may stand alone or in a sequence."""
+    if not isinstance(item, dict):
+        return None
+    parts = item.get(children, []) if item.get("type") == "Sequence" else [item]
+    return next((part for part in parts if part.get("type") == wanted), None)
+
+
+def _fault(path: Path, problem: str, hint: str) -> SpecError:
+    return SpecError([Fault(str(path), "", problem, hint)])
