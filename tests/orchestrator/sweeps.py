@@ -19,6 +19,8 @@ from tests.workers.requests import make_model, make_task
 
 PATIENCE_S = 300.0
 _CODE = (
+    # A shell's background jobs ignore Ctrl-C, and their children do too.
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "import sys, orchestrator.cli as c\n"
     "try:\n    c.main()\n"
     "finally:\n    heavy = {'torch', 'ray', 'deepspeed', 'transformers'} & set(sys.modules)\n"

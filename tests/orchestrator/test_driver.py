@@ -265,8 +265,8 @@ def test_the_executor_is_closed_whatever_happens(world):
 
 def test_a_store_that_cannot_be_written_is_found_before_anything_runs(tmp_path):
     """No trial is trained for a result that cannot be kept."""
-    (tmp_path / "store").write_text("a file")
     world = World(tmp_path)
+    (tmp_path / "store").write_text("a file")  # since the store was opened
     with pytest.raises(UserError, match="cannot be written"):
         world.run([make_trial()])
     assert world.submitted == []
