@@ -105,8 +105,23 @@ class AttemptCancelledError(Exception):
     """The executor was closed while the attempt ran."""
 
 
+class WarmTrials:
+    """Runs trials with what this process keeps warm; loads torch at the first one."""
+
+    def __init__(self) -> None:
+        self._runner: TrialFunction | None = None
+
+    def __call__(self, request: TrialRequest, reporter: Reporter) -> TrialResult:
+        """Run a trial."""
+        if self._runner is None:
+            from workers.trial import TrialRunner
+
+            self._runner = TrialRunner()
+        return self._runner(request, reporter)
+
+
 def run_attempt(
-    function: TrialFunction | None, request: TrialRequest, reporter: Reporter
+    function: TrialFunction, request: TrialRequest, reporter: Reporter
 ) -> TrialResult | AttemptFailure:
     """Run a trial and return its result, or its failure as data.
 
@@ -114,7 +129,7 @@ def run_attempt(
     lacks could not be read there. ``SystemExit`` is let through: the process wants to end.
     """
     try:
-        return (function or _default_trial_function())(request, reporter)
+        return function(request, reporter)
     except Exception as error:
         return AttemptFailure.of(error)
 
@@ -122,12 +137,6 @@ def run_attempt(
 def connect_rank(function: ConnectFunction | None, env: RankEnv) -> None:
     """Join this process to its gang."""
     (function or _default_connect_function())(env)
-
-
-def _default_trial_function() -> TrialFunction:
-    from workers.trial import run_trial
-
-    return run_trial
 
 
 def _default_connect_function() -> ConnectFunction:

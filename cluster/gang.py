@@ -24,7 +24,7 @@ class GangPlan:
     Attributes:
         compute: Ranks, and each rank's threads and GPUs.
         strategy: Whether the ranks must share one node.
-        trial_function: What the ranks run; None = ``workers.trial.run_trial``.
+        trial_function: What the ranks run; None = ``workers.trial.TrialRunner``.
         connect_function: How they find each other; None = ``workers.ranks.connect``.
     """
 

@@ -13,6 +13,7 @@ from cluster.attempts import (
     ConnectFunction,
     LatestProgress,
     TrialFunction,
+    WarmTrials,
     connect_rank,
     outcome_of,
     run_attempt,
@@ -42,7 +43,7 @@ class LocalExecutor:
 
         Args:
             compute: One rank and its threads.
-            trial_function: What is run; None = ``workers.trial.run_trial``.
+            trial_function: What is run; None = ``workers.trial.TrialRunner``.
             connect_function: How the rank is prepared; None = ``workers.ranks.connect``.
 
         Raises:
@@ -54,7 +55,7 @@ class LocalExecutor:
                 "Set it to 1, or run on Ray."
             )
         self._compute = compute
-        self._trial_function = trial_function
+        self._trial_function = trial_function or WarmTrials()
         self._connect_function = connect_function
         self._uses_workers = connect_function is None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tickets-trial")

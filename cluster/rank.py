@@ -17,6 +17,7 @@ from cluster.attempts import (
     LatestProgress,
     ProgressPoint,
     TrialFunction,
+    WarmTrials,
     connect_rank,
     run_attempt,
 )
@@ -66,7 +67,7 @@ class Rank:
         self._rank = rank
         self._num_ranks = num_ranks
         self._device = device
-        self._trial_function = trial_function
+        self._trial_function = trial_function or WarmTrials()
         self._connect_function = connect_function
         self._attempt = ""
         self._progress = LatestProgress()

@@ -40,7 +40,7 @@ class RayExecutor:
             compute: Shape of each gang.
             num_gangs: Trials at once; None = as many as fit.
             life: How long gangs are kept.
-            trial_function: What each rank runs; None = ``workers.trial.run_trial``.
+            trial_function: What each rank runs; None = ``workers.trial.TrialRunner``.
             connect_function: How ranks join; None = ``workers.ranks.connect``.
 
         Raises:

@@ -42,6 +42,10 @@ class RecipeSpec(Frozen):
     hidden_dropout: float = Field(default=0.1, ge=0, lt=1)
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     dtype: Literal["fp32", "bf16"] = "fp32"
+    sampler: Literal["random", "length-bucketed"] = Field(
+        default="random",
+        description="length-bucketed: batches of similar lengths; faster, but other batches.",
+    )
 
     @model_validator(mode="after")
     def _lengths(self) -> RecipeSpec:

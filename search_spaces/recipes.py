@@ -25,7 +25,9 @@ class Recipe(Frozen):
     hidden_dropout: float = Field(default=0.1, ge=0, lt=1)
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     dtype: Literal["fp32", "bf16"] = Field(default="fp32", description="Of compute; masters fp32.")
-    sampler: Literal["random"] = Field(default="random", description="Order of the examples.")
+    sampler: Literal["random", "length-bucketed"] = Field(
+        default="random", description="Which examples share a batch; see workers/finetune.py."
+    )
     head: Literal["fresh", "carry"] = Field(
         default="fresh", description="Whether a round starts from its parent's trained head."
     )

@@ -1,8 +1,9 @@
-"""Batches of concatenated tokens: no padding anywhere."""
+"""Batches of examples: concatenated without padding, or padded as the reference."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,66 +11,108 @@ import torch
 
 from workers.tokens import TokenSplit
 
+Layout = Literal["unpadded", "padded"]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Some examples, concatenated (T tokens, B examples).
+    """Some examples, sorted by length and concatenated (T tokens, B examples).
+
+    A step's loss is a sum over its batch, so the order within does not matter; sorted, equal
+    lengths lie side by side, and attention reads them without copying.
 
     Attributes:
         ids: Token ids, shape (1, T).
-        types: Segment ids, shape (1, T).
-        positions: Position within each example from 0, shape (1, T).
-        starts: Index of each example's first token, shape (B,).
-        groups: One index tensor for each length, shape (examples of the length, length): where
-            their tokens stand. Attention runs over these groups.
+        types: Segment ids, the same shape.
+        positions: Position within each example from 0, the same shape.
+        starts: Index of each example's first token and T, int32, shape (B + 1,).
         labels: Shape (B,); class indices (int64) or scores (float32).
+        indices: Which examples these are, in the batch's order, shape (B,).
+        groups: (number of examples, length) of each length, ascending.
+        attention: None; padded batches have ids, types and positions of shape (B, longest)
+            and here 1 where there is a token.
     """
 
     ids: torch.Tensor
     types: torch.Tensor
     positions: torch.Tensor
     starts: torch.Tensor
-    groups: tuple[torch.Tensor, ...]
     labels: torch.Tensor
+    indices: npt.NDArray[np.int64]
+    groups: tuple[tuple[int, int], ...]
+    attention: torch.Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
-        """T."""
-        return self.ids.shape[1]
+        """T: real tokens, padding not counted."""
+        return sum(count * length for count, length in self.groups)
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device."""
+        """Return the batch on a device; copies to a GPU do not wait for it."""
         if device.type == "cpu":
             return self
-        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
-        return Batch(groups=tuple(group.to(device) for group in self.groups), **moved)
+        found = {name: getattr(self, name) for name in _TENSORS}
+        return replace(
+            self,
+            **{
+                name: tensor.pin_memory().to(device, non_blocking=True)
+                for name, tensor in found.items()
+                if tensor is not None
+            },
+        )
 
 
-_TENSORS = ("ids", "types", "positions", "starts", "labels")
+_TENSORS = ("ids", "types", "positions", "starts", "labels", "attention")
 
 
-def make_batch(split: TokenSplit, indices: npt.NDArray[np.int64], problem: str) -> Batch:
-    """Concatenate the examples at ``indices``.
+def make_batch(
+    split: TokenSplit,
+    indices: npt.NDArray[np.int64],
+    problem: str,
+    layout: Layout = "unpadded",
+) -> Batch:
+    """Put the examples at ``indices`` into a batch.
 
     Args:
         split: The tokens.
-        indices: Examples, in the order of the batch; at least one.
+        indices: Examples; at least one.
         problem: "classification" or "regression".
+        layout: Whether to pad to the longest example.
     """
-    begins, lengths = split.offsets[indices], split.offsets[indices + 1] - split.offsets[indices]
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-    positions = np.arange(lengths.sum()) - np.repeat(starts, lengths)
-    where = np.repeat(begins, lengths) + positions
-    groups = tuple(
-        torch.from_numpy(starts[lengths == length][:, None] + np.arange(length)[None])
-        for length in np.unique(lengths)
-    )
+    lengths = split.offsets[indices + 1] - split.offsets[indices]
+    order = np.argsort(lengths, kind="stable")
+    indices, lengths = indices[order], lengths[order]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
+    where = np.repeat(split.offsets[indices], lengths) + positions
+    sizes, counts = np.unique(lengths, return_counts=True)
     labels = torch.from_numpy(np.asarray(split.labels[indices]))
-    return Batch(
+    batch = Batch(
         ids=torch.from_numpy(split.ids[where].astype(np.int64))[None],
         types=torch.from_numpy(split.types[where].astype(np.int64))[None],
         positions=torch.from_numpy(positions)[None],
-        starts=torch.from_numpy(starts),
-        groups=groups,
+        starts=torch.from_numpy(starts.astype(np.int32)),
         labels=labels.float() if problem == "regression" else labels.long(),
+        indices=indices,
+        groups=tuple(zip(counts.tolist(), sizes.tolist(), strict=True)),
+    )
+    return batch if layout == "unpadded" else _padded(batch, torch.from_numpy(lengths))
+
+
+def _padded(batch: Batch, lengths: torch.Tensor) -> Batch:
+    """Lay the examples side by side; a padding token has id, segment and position 0."""
+    longest = int(lengths[-1])
+    attention = torch.arange(longest)[None] < lengths[:, None]
+
+    def laid(tokens: torch.Tensor) -> torch.Tensor:
+        rows = torch.zeros(attention.shape, dtype=tokens.dtype)
+        rows[attention] = tokens[0]
+        return rows
+
+    return replace(
+        batch,
+        ids=laid(batch.ids),
+        types=laid(batch.types),
+        positions=laid(batch.positions),
+        attention=attention.long(),
     )

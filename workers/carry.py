@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors.numpy import load, save
 
 from search_spaces.recipes import Recipe
@@ -50,10 +48,3 @@ def starting_point(recipe: Recipe, carried: Carried | None) -> tuple[int, int]:
     if carried is None or recipe.rng == "restart":
         return 0, 0
     return carried.epoch, carried.step
-
-
-def restore_head(head: dict[str, Any], carried: Carried) -> None:
-    """Overwrite a fresh head with the carried one."""
-    with torch.no_grad():
-        for name, parameter in head.items():
-            parameter.copy_(torch.from_numpy(carried.head[name]))

@@ -2,83 +2,54 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.initialization import no_init_weights
 
 from search_spaces.checkpoint import iter_parameters
 from search_spaces.errors import Fault, SpecError
 from search_spaces.models import FAMILIES, check_names
 from search_spaces.recipes import Recipe
 from search_spaces.trial import TaskIdentity
-from workers.batches import Batch
+from workers.attention import UNPADDED
+from workers.batches import Batch, Layout
 
-ATTENTION = "tickets_grouped"
-
-
-def grouped_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    *,
-    groups: tuple[torch.Tensor, ...],
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend within each example of a concatenated batch, over groups of equal length.
-
-    Args:
-        module: The attention module; not used.
-        query: Shape (1, heads, T, head size), as ``key`` and ``value``.
-        key: See ``query``.
-        value: See ``query``.
-        attention_mask: None: nothing is padded.
-        dropout: On the attention probabilities.
-        scaling: Of the scores.
-        groups: ``Batch.groups``.
-
-    Returns:
-        Shape (1, T, heads, head size), and no weights.
-    """
-    output = torch.empty_like(query[0].transpose(0, 1))  # (T, heads, head size)
-    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-    pieces = []
-    for group in groups:  # (b, L) indices of tokens
-        part_q, part_k, part_v = (states[group].transpose(1, 2) for states in (q, k, v))
-        attended = nn.functional.scaled_dot_product_attention(
-            part_q, part_k, part_v, dropout_p=dropout, scale=scaling
-        )  # (b, heads, L, head size)
-        pieces.append(attended.transpose(1, 2).flatten(0, 1))
-    where = torch.cat([group.flatten() for group in groups])
-    return output.index_copy(0, where, torch.cat(pieces))[None], None
-
-
-AttentionInterface.register(ATTENTION, grouped_attention)
+_ATTENTION = {"unpadded": UNPADDED, "padded": "sdpa"}
+_ATTENTION_DROPOUT = "attention.self.dropout"  # how the module's name ends in every family
 
 
 class Classifier(nn.Module):
-    """A task model of transformers whose forward sees real tokens only."""
+    """A task model of transformers whose forward sees real tokens only.
 
-    def __init__(self, folder: Path, task: TaskIdentity, recipe: Recipe) -> None:
+    Its weights are not initialised: ``theta0_values`` and ``draw_head`` have a value for each.
+    """
+
+    def __init__(self, folder: Path, task: TaskIdentity, layout: Layout = "unpadded") -> None:
         super().__init__()
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
         config.num_labels = task.num_labels
-        config.hidden_dropout_prob = recipe.hidden_dropout
-        config.attention_probs_dropout_prob = recipe.attention_dropout
         config.classifier_dropout = None
         self.family = FAMILIES[config.model_type]
-        self.model = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation=ATTENTION
-        ).float()
+        with no_init_weights():
+            self.model = AutoModelForSequenceClassification.from_config(
+                config, attn_implementation=_ATTENTION[layout]
+            ).float()
         offset = self.family.position_offset
         self.position_shift = 0 if offset is None else config.pad_token_id + offset
         self.initializer_range: float = config.initializer_range
+
+    def set_dropout(self, recipe: Recipe) -> None:
+        """Set the probabilities of a recipe."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.Dropout):
+                on_attention = name.endswith(_ATTENTION_DROPOUT)
+                module.p = recipe.attention_dropout if on_attention else recipe.hidden_dropout
 
     @property
     def backbone(self) -> Any:
@@ -89,15 +60,24 @@ class Classifier(nn.Module):
         """Return the backbone's parameters by canonical name (a pooler without weights too)."""
         return dict(self.backbone.named_parameters())
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Return the logits, shape (B, labels), in fp32."""
+    def encode(self, batch: Batch) -> torch.Tensor:
+        """Return the hidden state of every token: (T, hidden), or (B, longest, hidden) padded."""
+        where: dict[str, Any] = {"starts": batch.starts, "groups": batch.groups}
+        if batch.attention is not None:
+            where = {"attention_mask": batch.attention}
         hidden = self.backbone(
             input_ids=batch.ids,
             token_type_ids=batch.types,
             position_ids=batch.positions + self.position_shift,
-            groups=batch.groups,
-        ).last_hidden_state[0]  # (T, hidden)
-        first = hidden[batch.starts][:, None]  # (B, 1, hidden)
+            **where,
+        ).last_hidden_state
+        return hidden if batch.attention is not None else hidden[0]  # type: ignore[no-any-return]
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return the logits, shape (B, labels), in fp32."""
+        hidden = self.encode(batch)
+        first = hidden[:, 0] if batch.attention is not None else hidden[batch.starts[:-1]]
+        first = first[:, None]  # (B, 1, hidden)
         pooler = self.backbone.pooler if self.family.has_pooler else None
         if pooler is None:  # RoBERTa and ELECTRA: the head reads the first token itself
             return self.model.classifier(first).float()  # type: ignore[no-any-return]
@@ -105,22 +85,20 @@ class Classifier(nn.Module):
         return self.model.classifier(pooled).float()  # type: ignore[no-any-return]
 
 
-def load_theta0(classifier: Classifier, folder: Path) -> set[str]:
-    """Copy theta_0 into the backbone.
-
-    Returns:
-        Canonical names that the checkpoint holds; other parameters are head.
+def theta0_values(classifier: Classifier, folder: Path) -> dict[str, torch.Tensor]:
+    """Return theta_0's values by canonical name: views of the mapped file, never to be written.
 
     Raises:
         SpecError: The checkpoint is not the backbone's, apart from a pooler on either side.
     """
     parameters, given = classifier.backbone_parameters(), dict(iter_parameters(folder))
     check_names(folder, parameters, given)
-    with torch.no_grad():
-        for name in parameters.keys() & given.keys():
-            _check_shape(folder, name, tuple(parameters[name].shape), given[name].shape)
-            parameters[name].copy_(torch.from_numpy(given[name].copy()))
-    return parameters.keys() & given.keys()
+    names = sorted(parameters.keys() & given.keys())
+    for name in names:
+        _check_shape(folder, name, tuple(parameters[name].shape), given[name].shape)
+    with warnings.catch_warnings():  # torch knows no read-only tensors
+        warnings.simplefilter("ignore", UserWarning)
+        return {name: torch.from_numpy(given[name]) for name in names}
 
 
 def _check_shape(
@@ -132,25 +110,29 @@ def _check_shape(
         raise SpecError([Fault(str(folder), "", problem, hint)])
 
 
-def draw_head(classifier: Classifier, theta0_names: set[str], seed: int) -> dict[str, nn.Parameter]:
-    """Initialise everything that theta_0 does not hold, by the family's rule and a seed.
+def head_parameters(
+    classifier: Classifier, theta0_names: Collection[str]
+) -> dict[str, nn.Parameter]:
+    """Return everything that theta_0 does not hold, by its sorted name in the task model."""
+    prefix = f"{classifier.family.prefix}."
+    return {
+        name: parameter
+        for name, parameter in sorted(classifier.model.named_parameters())
+        if not (name.startswith(prefix) and name.removeprefix(prefix) in theta0_names)
+    }
+
+
+def draw_head(
+    classifier: Classifier, head: Mapping[str, nn.Parameter], seed: int
+) -> dict[str, torch.Tensor]:
+    """Return a head's first fp32 values, by the family's rule and a seed.
 
     Matrices are normal(0, initializer_range), biases 0.
-
-    Returns:
-        The head's parameters by their name in the task model.
     """
-    prefix = f"{classifier.family.prefix}."
     generator = torch.Generator().manual_seed(seed)
-    head = {}
-    with torch.no_grad():
-        for name, parameter in sorted(classifier.model.named_parameters()):
-            if name.startswith(prefix) and name.removeprefix(prefix) in theta0_names:
-                continue
-            head[name] = parameter
-            if parameter.dim() > 1:
-                draw = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(draw * classifier.initializer_range)
-            else:
-                parameter.zero_()
-    return head
+    return {
+        name: torch.randn(parameter.shape, generator=generator) * classifier.initializer_range
+        if parameter.dim() > 1
+        else torch.zeros(parameter.shape)
+        for name, parameter in head.items()
+    }

@@ -1,119 +1,166 @@
-"""The DeepSpeed engine of one trial, and masks that survive it bit for bit."""
+"""A warm DeepSpeed engine: made once for a model and head, rewound in place for each trial."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import deepspeed
 import numpy as np
 import numpy.typing as npt
 import torch
-from deepspeed.utils import safe_set_full_fp32_param
 from torch import nn
 
-from search_spaces.recipes import Recipe, learning_rate_factor
+from search_spaces.contracts import TrialRequest
+from search_spaces.trial import TrialSpec
+from workers.batches import Batch
+from workers.classifier import Classifier, draw_head, head_parameters, theta0_values
+from workers.mask import Mask
+from workers.seeds import stream
+from workers.survivors import SurvivorAdamW
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-NO_DECAY = ("bias", "LayerNorm.weight")
+WORD_EMBEDDINGS = "embeddings.word_embeddings"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+NUM_WARM = 2  # engines that a process keeps: a sweep over two tasks needs two heads
+Arrays = dict[str, npt.NDArray[np.float32]]
+LossOfLogits = Callable[[torch.Tensor], torch.Tensor]
 
 
-def apply_masks(
-    parameters: Mapping[str, nn.Parameter], removed: Mapping[str, torch.Tensor]
-) -> None:
-    """Zero removed weights and keep their gradients zero.
+class Engine:
+    """DeepSpeed's engine around a classifier, with the weights of one trial at a time.
 
-    Must come before the engine, which copies its fp32 masters from these weights. ``masked_fill``
-    and not a product: a product leaves -0.0 and turns an infinite gradient into NaN.
+    DeepSpeed runs backward and the step, at stage 0: the optimizer's state covers survivors only
+    and every rank holds it (docs/decisions/0005). Nothing of a trial is left after ``rewind``:
+    weights, masters, moments, step, schedule, masks, dropout.
 
     Args:
-        parameters: By canonical name.
-        removed: True where a weight is removed, by canonical name, in the parameter's shape.
+        request: Whose model, head shape, dtype, layout and ranks it serves.
     """
-    for name, where in removed.items():
-        parameter = parameters[name]
-        with torch.no_grad():
-            parameter.masked_fill_(where, 0.0)
-        parameter.register_hook(  # type: ignore[no-untyped-call]
-            lambda gradient, where=where: gradient.masked_fill(where, 0.0)
+
+    def __init__(self, request: TrialRequest) -> None:
+        self._folder = Path(request.model.folder)
+        self.classifier = Classifier(self._folder, request.spec.task, request.compute.layout)
+        self.classifier.to(DTYPES[request.spec.recipe.dtype])
+        self.optimizer = SurvivorAdamW(
+            self.classifier.named_parameters(), request.compute.num_ranks
         )
+        self._deepspeed, *_ = deepspeed.initialize(
+            model=self.classifier,
+            optimizer=self.optimizer,
+            config={
+                "train_micro_batch_size_per_gpu": 1,  # only counted: the loop has its own
+                "managed_gradient_accumulation": False,
+                "gradient_clipping": 0.0,  # within the optimizer
+                "zero_optimization": {"stage": 0},
+                "steps_per_print": 10**9,
+            },
+            dist_init_required=False,
+        )
+        self._deepspeed.enable_backward_allreduce = False  # the optimizer sums survivors only
+        self._theta0 = theta0_values(self.classifier, self._folder)
+        backbone = self.classifier.backbone_parameters()
+        self.backbone = {name: backbone[name] for name in self._theta0}
+        self.head = head_parameters(self.classifier, self._theta0)
+        self._words = self.classifier.backbone.get_submodule(WORD_EMBEDDINGS)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return torch.device(self._deepspeed.device)
+
+    @property
+    def num_words(self) -> int:
+        """Rows of the word embedding."""
+        return len(self._words.weight)
+
+    def rewind(
+        self,
+        spec: TrialSpec,
+        mask: Mask | None,
+        head: Mapping[str, npt.NDArray[np.float32]] | None,
+        words: npt.NDArray[np.bool_],
+    ) -> None:
+        """Start a trial: theta_0 under its mask, its head, its recipe.
+
+        Args:
+            spec: The trial.
+            mask: Its mask; None = dense.
+            head: A carried head; None = drawn from the trial's seed.
+            words: Which rows of the word embedding its training data use, shape (vocabulary,).
+        """
+        seed = stream(spec.seed, spec.task.data_sha256, "head") % 2**63
+        first = draw_head(self.classifier, self.head, seed)
+        if head is not None:
+            first = {name: torch.from_numpy(head[name]) for name in self.head}
+        values = {parameter: self._theta0[name] for name, parameter in self.backbone.items()}
+        values |= {parameter: first[name] for name, parameter in self.head.items()}
+        kept = {name: mask.matrix(name) for name in mask.prunable.names} if mask else {}
+        survivors = {self.backbone[n]: torch.from_numpy(np.flatnonzero(kept[n])) for n in kept}
+        rows = {self._words.weight: torch.from_numpy(np.flatnonzero(words))}
+        self.classifier.set_dropout(spec.recipe)
+        # a gradient that holds the batch's rows only; a GPU adds such ones in any order
+        self._words.sparse = self.device.type == "cpu" and not spec.recipe.weight_decay
+        self.optimizer.begin(spec.recipe, values, survivors, rows)
+
+    def train_on(self, batch: Batch, loss_of: LossOfLogits) -> torch.Tensor:
+        """Add the gradient of a micro-batch's loss to the step; return the loss, detached."""
+        loss = loss_of(self._deepspeed(batch.to(self.device)))
+        self._deepspeed.backward(loss)
+        self.optimizer.collect()
+        return loss.detach()
+
+    def step(self) -> None:
+        """Update the weights by what ``train_on`` has collected."""
+        self._deepspeed.step()
+
+    def masters(self, parameters: Mapping[str, nn.Parameter]) -> Arrays:
+        """Return fp32 masters by name, the removed ones +0.0; valid until the next step."""
+        return {name: self.optimizer.master(p).cpu().numpy() for name, p in parameters.items()}
+
+    def release(self) -> None:
+        """Free what belongs to the trial."""
+        self.optimizer.end()
+
+    def destroy(self) -> None:
+        """Free the engine."""
+        self.release()
+        self._deepspeed.destroy()
 
 
-def make_engine(model: nn.Module, recipe: Recipe, micro_batch_size: int, num_ranks: int) -> Any:
-    """Return a DeepSpeed engine: ZeRO 1 and torch's AdamW, so that nothing is compiled on CPU.
+class Engines:
+    """The warm engines of one process; the one used longest ago makes room for a new one."""
 
-    Its fp32 masters hold the model's own fp32 weights, whatever the dtype of compute.
+    def __init__(self) -> None:
+        self._by_shape: OrderedDict[tuple[object, ...], Engine] = OrderedDict()
 
-    Args:
-        model: Already masked.
-        recipe: The recipe.
-        micro_batch_size: Examples of one rank's forward pass.
-        num_ranks: Processes of the gang.
-    """
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, recipe.weight_decay),
-        lr=recipe.learning_rate,
-        betas=(recipe.adam_beta1, recipe.adam_beta2),
-        eps=recipe.adam_epsilon,
-        fused=True,  # one pass over the weights, on CPU too
+    def engine(self, request: TrialRequest) -> Engine:
+        """Return an engine that serves a request, which must be rewound before use."""
+        shape = _shape(request)
+        if shape not in self._by_shape:
+            while len(self._by_shape) >= NUM_WARM:
+                self._by_shape.popitem(last=False)[1].destroy()
+            self._by_shape[shape] = Engine(request)
+        self._by_shape.move_to_end(shape)
+        return self._by_shape[shape]
+
+    def drop(self, request: TrialRequest) -> None:
+        """Forget the engine of a trial that failed: nothing is known of its state."""
+        if engine := self._by_shape.pop(_shape(request), None):
+            engine.destroy()
+
+
+def _shape(request: TrialRequest) -> tuple[object, ...]:
+    """Return what an engine cannot change: model, head shape, dtype, layout, ranks."""
+    spec, compute = request.spec, request.compute
+    return (
+        request.model.folder,
+        spec.model.theta0_sha256,
+        spec.model.config_sha256,
+        spec.task.num_labels,
+        spec.recipe.dtype,
+        compute.layout,
+        compute.num_ranks,
     )
-    exact = {} if recipe.dtype == "fp32" else copies(model)
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        lr_scheduler=lambda inner: torch.optim.lr_scheduler.LambdaLR(
-            inner, lambda step: learning_rate_factor(step, recipe)
-        ),
-        config={
-            "train_batch_size": recipe.batch_size,
-            "train_micro_batch_size_per_gpu": micro_batch_size,
-            "gradient_accumulation_steps": recipe.batch_size // (micro_batch_size * num_ranks),
-            "gradient_clipping": recipe.max_grad_norm,
-            "zero_optimization": {"stage": 1},
-            "zero_allow_untested_optimizer": True,
-            "bf16": {"enabled": recipe.dtype == "bf16"},
-            "steps_per_print": 10**9,
-        },
-        dist_init_required=False,
-    )
-    for parameter, values in exact.items():  # DeepSpeed made its masters from the rounded weights
-        safe_set_full_fp32_param(parameter, values)
-    return engine
-
-
-def copies(model: nn.Module) -> dict[nn.Parameter, torch.Tensor]:
-    """Return copies of the parameters' values."""
-    return {parameter: parameter.detach().clone() for parameter in model.parameters()}
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the parameters: decay on matrices and embeddings, none on biases and LayerNorm."""
-    named = list(model.named_parameters())
-    decayed = [p for name, p in named if not name.endswith(NO_DECAY)]
-    plain = [p for name, p in named if name.endswith(NO_DECAY)]
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-
-
-def masters(parameters: Mapping[str, nn.Parameter]) -> dict[str, npt.NDArray[np.float32]]:
-    """Return copies of the engine's fp32 masters; every rank must call this."""
-    return {name: _master(parameter).cpu().numpy() for name, parameter in parameters.items()}
-
-
-def _master(parameter: Any) -> torch.Tensor:
-    """Return one master, whose parts lie on several ranks under ZeRO 1.
-
-    DeepSpeed's own ``safe_get_full_fp32_param`` sums floats over ranks, which turns -0.0 into
-    +0.0; a sum of bits does not. Fragments are internal: deepspeed is pinned.
-    """
-    bits = torch.zeros(parameter.numel(), dtype=torch.int32, device=parameter.device)
-    fragment = parameter._hp_mapping
-    if fragment is not None:  # this rank holds a part
-        place = fragment.lp_fragment_address
-        own = fragment.hp_fragment.detach().view(torch.int32)
-        bits[place.start : place.start + place.numel] = own
-    torch.distributed.all_reduce(bits)
-    return bits.view(torch.float32).reshape(parameter.shape)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from search_spaces.contracts import SplitScore
 from workers.batches import make_batch
+from workers.engine import Engine
 from workers.finetune import Shard
 from workers.metrics import evaluate_metrics
 from workers.tokens import TokenSplit
@@ -17,7 +16,7 @@ EVALUATION_BATCH = 128
 
 
 def evaluate(
-    engine: Any, split: TokenSplit, problem: str, names: tuple[str, ...], shard: Shard
+    engine: Engine, split: TokenSplit, problem: str, names: tuple[str, ...], shard: Shard
 ) -> SplitScore:
     """Return all metrics of a split (method rule 12).
 
@@ -26,12 +25,13 @@ def evaluate(
     """
     lengths = np.diff(split.offsets)
     mine = np.argsort(lengths, kind="stable")[shard.rank :: shard.num_ranks]
-    engine.eval()
+    engine.classifier.eval()
     parts = []
     with torch.inference_mode():
         for begin in range(0, len(mine), EVALUATION_BATCH):
-            batch = make_batch(split, mine[begin : begin + EVALUATION_BATCH], problem)
-            parts.append(engine.module(batch.to(engine.device)).float().cpu().numpy())
+            chosen = mine[begin : begin + EVALUATION_BATCH]  # sorted, as the batch will be
+            batch = make_batch(split, chosen, problem, shard.layout)
+            parts.append(engine.classifier(batch.to(engine.device)).cpu().numpy())
     gathered = [(mine, np.concatenate(parts) if parts else None)]
     if shard.num_ranks > 1:
         gathered = [gathered[0]] * shard.num_ranks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,14 @@ import torch
 
 from search_spaces.contracts import FailureClass
 from search_spaces.trial import TrialSpec
-from workers.batches import Batch, make_batch
+from workers.batches import Layout, make_batch
+from workers.engine import Engine
 from workers.failures import TrialFailure
-from workers.seeds import epoch_order, stream
+from workers.seeds import epoch_order, permutation, stream
 from workers.tokens import TokenSplit
 
 NUM_LOSSES_KEPT = 50
-Forward = Callable[[Batch], torch.Tensor]
+BUCKET_BATCHES = 50  # as transformers' group_by_length sorts runs of 50 batches
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Shard:
     rank: int = 0
     num_ranks: int = 1
     micro_batch_size: int = 0
+    layout: Layout = "unpadded"
 
     def parts(
         self, indices: npt.NDArray[np.int64], batch_size: int
@@ -48,18 +50,42 @@ class Trained:
 
 
 def global_batches(
-    spec: TrialSpec, num_examples: int, first_epoch: int = 0
+    spec: TrialSpec, train: TokenSplit, first_epoch: int = 0
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield the examples of each optimizer step; an epoch's last, smaller batch is kept."""
-    size, taken, epoch = spec.recipe.batch_size, 0, first_epoch
+    """Yield the examples of each optimizer step; an epoch's last, smaller batch is kept.
+
+    Args:
+        spec: The trial.
+        train: The training tokens.
+        first_epoch: Where the order of the data starts.
+    """
+    taken, epoch = 0, first_epoch
     while True:
-        order = epoch_order(spec.seed, spec.task.data_sha256, epoch, num_examples)
-        for begin in range(0, num_examples, size):
+        for batch in epoch_batches(spec, train, epoch):
             if taken == spec.recipe.train_steps:
                 return
-            yield order[begin : begin + size]
+            yield batch
             taken += 1
         epoch += 1
+
+
+def epoch_batches(spec: TrialSpec, train: TokenSplit, epoch: int) -> list[npt.NDArray[np.int64]]:
+    """Return the batches of one epoch by the recipe's sampler.
+
+    ``length-bucketed`` sorts each run of ``BUCKET_BATCHES`` random batches by length before
+    cutting it, and then shuffles the batches: fewer lengths in a batch, but other batches.
+    """
+    size, num = spec.recipe.batch_size, len(train)
+    order = epoch_order(spec.seed, spec.task.data_sha256, epoch, num)
+    if spec.recipe.sampler == "random":
+        return [order[begin : begin + size] for begin in range(0, num, size)]
+    lengths, batches = np.diff(train.offsets), []
+    for begin in range(0, num, size * BUCKET_BATCHES):
+        run = order[begin : begin + size * BUCKET_BATCHES]
+        run = run[np.argsort(lengths[run], kind="stable")]
+        batches += [run[at : at + size] for at in range(0, len(run), size)]
+    key = stream(spec.seed, spec.task.data_sha256, "order", epoch, len(batches))
+    return [batches[place] for place in permutation(key, len(batches))]
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor, problem: str) -> torch.Tensor:
@@ -70,7 +96,7 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor, problem: str) -> tor
 
 
 def finetune(
-    engine: Any,
+    engine: Engine,
     spec: TrialSpec,
     train: TokenSplit,
     shard: Shard,
@@ -80,10 +106,11 @@ def finetune(
     """Take all optimizer steps of a trial.
 
     The loss of a step is the sum over the global batch divided by its global count (rule 13).
-    DeepSpeed divides by the accumulation steps and averages over ranks, which is undone here.
+    Nothing within a step waits for the device: losses are read, and gradients that were not
+    finite noticed, at the steps that are kept.
 
     Args:
-        engine: A DeepSpeed engine whose module maps a batch to logits.
+        engine: Rewound for the trial.
         spec: The trial.
         train: The training tokens.
         shard: This rank's part.
@@ -96,34 +123,41 @@ def finetune(
     recipe, problem = spec.recipe, spec.task.problem
     losses, num_tokens = [], 0
     keep_every = max(1, recipe.train_steps // NUM_LOSSES_KEPT)
-    scale = shard.num_ranks * engine.gradient_accumulation_steps()
-    engine.train()
-    for step, indices in enumerate(global_batches(spec, len(train), position[0]), start=1):
+    engine.classifier.train()
+    for step, indices in enumerate(global_batches(spec, train, position[0]), start=1):
         drop_seed = stream(spec.seed, spec.task.data_sha256, "dropout", position[1] + step)
         torch.manual_seed((drop_seed + shard.rank) % 2**63)
         total = torch.zeros((), device=engine.device)
         for part in shard.parts(indices, recipe.batch_size):
             weight = 1.0 if len(part) else 0.0  # an empty share still takes part in the step
-            batch = make_batch(train, part if len(part) else indices[:1], problem)
-            batch = batch.to(engine.device)
-            loss = summed_loss(engine(batch), batch.labels, problem) * (weight / len(indices))
-            engine.backward(loss * scale)
-            engine.step()
-            total += loss.detach()
+            chosen = part if len(part) else indices[:1]
+            batch = make_batch(train, chosen, problem, shard.layout).to(engine.device)
+            share = weight / len(indices)
+            total += engine.train_on(batch, partial(_loss, batch.labels, problem, share))
             num_tokens += batch.num_tokens if weight else 0
-        is_kept = step % keep_every == 0 or step == recipe.train_steps
-        if is_kept or engine.skipped_steps:
+        engine.step()
+        if step % keep_every == 0 or step == recipe.train_steps:
             value = _over_ranks(total, shard)
-            if not math.isfinite(value):
-                raise _diverged(f"The training loss is {value} at step {step}")
-            if engine.skipped_steps:  # DeepSpeed leaves such an update out without a word
-                raise _diverged(f"The gradient is not finite at step {step}, loss {value:g}")
+            _check_finite(engine, step, value)
             losses.append((step, value))
             on_step(step, value)
-    if not all(bool(torch.isfinite(weights).all()) for weights in engine.module.parameters()):
+    if not all(bool(torch.isfinite(weights).all()) for weights in engine.classifier.parameters()):
         raise _diverged(f"The weights are not finite after step {recipe.train_steps}")
     tokens = torch.tensor(num_tokens, device=engine.device)
     return Trained(tuple(losses), int(_over_ranks(tokens, shard)))
+
+
+def _loss(labels: torch.Tensor, problem: str, share: float, logits: torch.Tensor) -> torch.Tensor:
+    return summed_loss(logits, labels, problem) * share
+
+
+def _check_finite(engine: Engine, step: int, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise _diverged(f"The training loss is {loss} at step {step}")
+    num_skipped = int(engine.optimizer.num_skipped)
+    if num_skipped:  # the kernel leaves such an update out without a word
+        what = f"The gradient was not finite at {num_skipped} of the first {step} steps"
+        raise _diverged(f"{what}, loss {loss:g}")
 
 
 def _over_ranks(total: torch.Tensor, shard: Shard) -> float:

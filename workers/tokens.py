@@ -44,6 +44,12 @@ class TokenSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def words(self, num_words: int) -> npt.NDArray[np.bool_]:
+        """Return which token ids occur, shape (num_words,)."""
+        occurs = np.zeros(num_words, dtype=np.bool_)
+        occurs[self.ids] = True
+        return occurs
+
 
 def token_splits(
     model: ModelIdentity, model_folder: Path, task: TaskIdentity, place: TaskPlace, cache: Path

@@ -14,7 +14,6 @@ import torch
 
 from search_spaces.contracts import (
     ArtifactInfo,
-    FailureClass,
     MaskArtifact,
     NumericsClass,
     Proof,
@@ -25,56 +24,64 @@ from search_spaces.contracts import (
 from search_spaces.tasks import secondary_metrics, task_source
 from search_spaces.trial import CARRY_ARTIFACT, INPUT_MASK_ARTIFACT
 from workers.artifacts import read_artifact, write_artifact
-from workers.carry import Carried, restore_head, starting_point
-from workers.classifier import Classifier, draw_head, load_theta0
-from workers.engine import apply_masks, make_engine, masters
+from workers.carry import Carried, starting_point
+from workers.engine import Engine, Engines
 from workers.evaluate import evaluate
-from workers.failures import TrialFailure
 from workers.finetune import Shard, finetune
 from workers.input_mask import input_mask, worker_prunable_set
 from workers.mask import Mask
 from workers.mask_file import write_mask
 from workers.proof import model_arrays, prove_rewound, prove_zeros
 from workers.pruners import Pruned, global_magnitude, layerwise_magnitude
-from workers.seeds import stream
 from workers.tokens import token_splits
 
 PRUNERS = {"global-magnitude": global_magnitude, "layerwise-magnitude": layerwise_magnitude}
 
 
-def run_trial(request: TrialRequest, reporter: Reporter) -> TrialResult:
-    """Run one attempt of one trial; every rank of the gang calls this.
+class TrialRunner:
+    """Runs trials one after the other in this process, on engines that stay warm."""
 
-    Args:
-        request: What to run, from what, and where to leave it.
-        reporter: Told how it gets on.
+    def __init__(self) -> None:
+        self._engines = Engines()
 
-    Returns:
-        The result; the same on every rank, but rank 0 alone writes files and names them.
+    def __call__(self, request: TrialRequest, reporter: Reporter) -> TrialResult:
+        """Run one attempt of one trial; every rank of the gang calls this.
 
-    Raises:
-        TrialFailure: The trial cannot go on; its class says whether to try again.
-        SpecError: The data or the model are not what the sweep was planned with.
-    """
-    spec, clock = request.spec, Stopwatch(reporter)
-    clock.phase("load")
-    shard = shard_of(request)
+        Args:
+            request: What to run, from what, and where to leave it.
+            reporter: Told how it gets on.
+
+        Returns:
+            The result; the same on every rank, but rank 0 alone writes files and names them.
+
+        Raises:
+            TrialFailure: The trial cannot go on; its class says whether to try again.
+            SpecError: The data or the model are not what the sweep was planned with.
+        """
+        clock = Stopwatch(reporter)
+        clock.phase("load")
+        try:
+            engine = self._engines.engine(request)
+            result = run_trial(request, engine, reporter, clock)
+        except BaseException:
+            self._engines.drop(request)
+            raise
+        engine.release()
+        return result
+
+
+def run_trial(
+    request: TrialRequest, engine: Engine, reporter: Reporter, clock: Stopwatch
+) -> TrialResult:
+    """Run one attempt on an engine; arguments, result and errors as for ``TrialRunner``."""
+    spec, shard = request.spec, shard_of(request)
     folder = Path(request.model.folder)
     tokens = token_splits(spec.model, folder, spec.task, request.task, Path(request.cache_folder))
     mask = input_mask(request)
     carried = Carried.from_bytes(read_artifact(request.carry_file)) if request.carry_file else None
-
-    classifier = Classifier(folder, spec.task, spec.recipe)
-    theta0 = load_theta0(classifier, folder)
-    head_seed = stream(spec.seed, spec.task.data_sha256, "head") % 2**63
-    head = draw_head(classifier, theta0, head_seed)
-    if carried and spec.recipe.head == "carry":
-        restore_head(head, carried)
-    backbone = {n: p for n, p in classifier.backbone_parameters().items() if n in theta0}
-    if mask:
-        apply_masks(backbone, {n: torch.from_numpy(~mask.matrix(n)) for n in mask.prunable.names})
-    engine = make_engine(classifier, spec.recipe, shard.micro_batch_size, shard.num_ranks)
-    num_rewound = prove_rewound(masters(backbone), folder, mask)
+    head = carried.head if carried and spec.recipe.head == "carry" else None
+    engine.rewind(spec, mask, head, tokens["train"].words(engine.num_words))
+    num_rewound = prove_rewound(engine.masters(engine.backbone), folder, mask)
 
     clock.phase("train")
     start = starting_point(spec.recipe, carried)
@@ -91,14 +98,13 @@ def run_trial(request: TrialRequest, reporter: Reporter) -> TrialResult:
     scores = {n: evaluate(engine, s, spec.task.problem, names, shard) for n, s in splits.items()}
 
     clock.phase("prune")
-    weights = masters(backbone)
+    weights = engine.masters(engine.backbone)
     proof = Proof(
         num_start_tensors_equal_theta0=num_rewound,
-        num_masked_zero_in_model=prove_zeros(model_arrays(backbone), mask, "model"),
+        num_masked_zero_in_model=prove_zeros(model_arrays(engine.backbone), mask, "model"),
         num_masked_zero_in_masters=prove_zeros(weights, mask, "masters"),
     )
-    head_weights = masters(head) if request.outputs.carry else {}
-    engine.destroy()
+    head_weights = engine.masters(engine.head) if request.outputs.carry else {}
     pruned = prune_outputs(request, weights, mask)
     steps = spec.recipe.train_steps
     epochs = -(-steps // -(-len(tokens["train"]) // spec.recipe.batch_size))
@@ -166,11 +172,9 @@ def shard_of(request: TrialRequest) -> Shard:
     """Return this rank's part of each batch."""
     num_ranks = request.compute.num_ranks
     share = request.spec.recipe.batch_size // num_ranks
-    if request.compute.layout != "unpadded":
-        message = "resources.layout is 'padded', but trials run unpadded only. Remove the field."
-        raise TrialFailure(FailureClass.USER_ERROR, message)
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    return Shard(rank, num_ranks, request.compute.micro_batch_size or share)
+    size = request.compute.micro_batch_size or share
+    return Shard(rank, num_ranks, size, request.compute.layout)
 
 
 def numerics_of(request: TrialRequest, shard: Shard, device: torch.device) -> NumericsClass:

@@ -20,6 +20,7 @@ from search_spaces.resolve import TaskFacts, resolve_task
 from search_spaces.splits import HashSelect
 from search_spaces.sweep import TaskSpec
 from search_spaces.trial import MaskSource, Outputs, TrialSpec
+from workers.classifier import Classifier, draw_head, head_parameters, theta0_values
 
 WORDS = [
     "the",
@@ -148,3 +149,15 @@ def request(
         cache_folder=str(root / "cache"),
         compute=compute or Compute(),
     )
+
+
+def start_weights(classifier: Classifier, folder: Path, seed: int) -> None:
+    """Set a classifier's weights to theta_0 and a head drawn from a seed."""
+    theta0, backbone = theta0_values(classifier, folder), classifier.backbone_parameters()
+    head = head_parameters(classifier, theta0)
+    drawn = draw_head(classifier, head, seed)
+    with torch.no_grad():
+        for name, values in theta0.items():
+            backbone[name].copy_(values)
+        for name, values in drawn.items():
+            head[name].copy_(values)

@@ -12,7 +12,13 @@ from types import TracebackType
 
 import pytest
 
-from cluster.attempts import AttemptFailure, LatestProgress, connect_rank, run_attempt
+from cluster.attempts import (
+    AttemptFailure,
+    LatestProgress,
+    WarmTrials,
+    connect_rank,
+    run_attempt,
+)
 from cluster.local_executor import LocalExecutor
 from cluster.resources import rank_environment
 from search_spaces.contracts import (
@@ -137,8 +143,9 @@ def serve(env: RankEnv, pipe: Connection) -> None:
     """Join the gang and answer requests until killed."""
     try:
         connect_rank(None, env)
+        trials = WarmTrials()
         while True:
-            pipe.send(run_attempt(None, pipe.recv(), LatestProgress()))
+            pipe.send(run_attempt(trials, pipe.recv(), LatestProgress()))
     except BaseException:
         pipe.send(f"rank {env.rank} (process {os.getpid()}) died:\n{traceback.format_exc()}")
         raise

@@ -25,9 +25,9 @@ from transformers import (
 from search_spaces.errors import SpecError
 from search_spaces.prunable import backbone_names
 from search_spaces.trial import TaskIdentity
-from tests.workers.requests import recipe
+from tests.workers.requests import start_weights
 from workers.batches import make_batch
-from workers.classifier import Classifier, draw_head, load_theta0
+from workers.classifier import Classifier, theta0_values
 from workers.tokens import TokenSplit
 
 LENGTHS = (7, 3, 12, 7, 5, 2)
@@ -107,14 +107,14 @@ def padded_logits(classifier: Classifier, split: TokenSplit) -> torch.Tensor:
 def test_unpadded_logits_equal_padded_ones(tmp_path: Path, family: str) -> None:
     """For each family, segments, positions and a projected embedding included."""
     folder = save_backbone(tmp_path, family)
-    classifier = Classifier(folder, TASK, recipe())
-    draw_head(classifier, load_theta0(classifier, folder), seed=1)
+    classifier = Classifier(folder, TASK)
+    start_weights(classifier, folder, seed=1)
     split = pairs_of_segments(FAMILIES[family][2]["type_vocab_size"])
     batch = make_batch(split, np.arange(len(LENGTHS)), "classification")
     classifier.eval()
     with torch.no_grad():
         ours = classifier(batch)
-    theirs = padded_logits(classifier, split)
+    theirs = padded_logits(classifier, split)[batch.indices]
     assert ours.shape == (len(LENGTHS), 3)
     assert float(theirs.std(dim=0).min()) > 0.05  # the examples differ by far more than allowed
     assert float((ours - theirs).abs().max()) <= 1e-5
@@ -125,7 +125,7 @@ def test_the_names_checked_before_a_run_are_those_of_transformers(
     tmp_path: Path, family: str
 ) -> None:
     """A family's backbone has exactly the listed parameters, and a pooler where it reads one."""
-    classifier = Classifier(save_backbone(tmp_path, family), TASK, recipe())
+    classifier = Classifier(save_backbone(tmp_path, family), TASK)
     names = set(classifier.backbone_parameters())
     poolers = {name for name in names if name.startswith("pooler.")}
     assert names - poolers == backbone_names(2, projects_embeddings=family == "electra")
@@ -134,9 +134,9 @@ def test_the_names_checked_before_a_run_are_those_of_transformers(
 
 def test_a_backbone_is_loaded_whole_and_in_its_shapes(tmp_path: Path) -> None:
     """Missing layers are no head, and a tensor of another shape is not broadcast."""
-    classifier = Classifier(save_backbone(tmp_path / "two", "bert"), TASK, recipe())
+    classifier = Classifier(save_backbone(tmp_path / "two", "bert"), TASK)
     with pytest.raises(SpecError, match=r"lacks encoder\.layer\.1\..* and 13 more; it must hold"):
-        load_theta0(classifier, save_backbone(tmp_path / "one", "bert", num_hidden_layers=1))
+        theta0_values(classifier, save_backbone(tmp_path / "one", "bert", num_hidden_layers=1))
     narrow = save_backbone(tmp_path / "narrow", "bert", type_vocab_size=1)
     with pytest.raises(SpecError, match=r"has the shape \(1, 16\), but must have \(2, 16\)"):
-        load_theta0(classifier, narrow)
+        theta0_values(classifier, narrow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from search_spaces.contracts import Compute, TrialRequest
 from tests.workers.requests import facts, request
 from tests.workers.running import run
 from workers.classifier import Classifier
-from workers.engine import make_engine
+from workers.engine import Engine, Engines
 from workers.metrics import accuracy, f1, matthews
 from workers.tokens import TokenSplit, token_splits
 
@@ -38,7 +39,7 @@ def executor() -> Iterator[LocalExecutor]:
 
 def plain_logits(classifier: Classifier, split: TokenSplit) -> np.ndarray[Any, Any]:
     """Return transformers' own logits of one example after the other, without dropout."""
-    config = classifier.model.config
+    config = copy.deepcopy(classifier.model.config)  # the classifier is a warm engine's
     config._attn_implementation = "eager"
     plain = BertForSequenceClassification(config).eval()
     plain.load_state_dict(classifier.model.state_dict())
@@ -63,11 +64,13 @@ def test_scores_are_those_of_the_trained_weights(
     model, task = facts(tmp_path, metric=metric, problem=problem, label=label)
     trained: list[Classifier] = []
 
-    def kept(classifier: Classifier, *others: Any) -> Any:
-        trained.append(classifier)
-        return make_engine(classifier, *others)
+    def kept(engines: Engines, wanted: TrialRequest) -> Engine:
+        engine = original(engines, wanted)
+        trained.append(engine.classifier)
+        return engine
 
-    monkeypatch.setattr("workers.trial.make_engine", kept)
+    original = Engines.engine
+    monkeypatch.setattr(Engines, "engine", kept)
     changes: dict[str, Any] = {"train_steps": 120, "lr_horizon_steps": 120, "learning_rate": 1e-2}
     changes |= {"hidden_dropout": 0.5, "attention_dropout": 0.5}
     wanted = request(tmp_path, model, task, **changes)

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -28,21 +28,21 @@ from search_spaces.trial import (
     Theta0Mask,
     TrainedMask,
 )
-from tests.workers.requests import facts, request
+from tests.workers.requests import facts, request, start_weights
 from tests.workers.running import artifact_ref, end_of, run
 from workers.carry import Carried
-from workers.classifier import Classifier, draw_head, load_theta0
-from workers.engine import make_engine
-from workers.failures import TrialFailure
+from workers.classifier import Classifier
+from workers.engine import Engine, Engines
 from workers.finetune import global_batches
 from workers.mask_file import read_mask
 from workers.proof import prove_rewound, prove_zeros
 from workers.pruners import WeightsNotFiniteError, random_uniform
 from workers.seeds import stream
-from workers.tokens import token_splits
-from workers.trial import PRUNERS, shard_of
+from workers.tokens import TokenSplit, token_splits
+from workers.trial import PRUNERS
 
 K = 1000
+NONE = np.zeros(0, dtype=np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,13 @@ def executor() -> Iterator[LocalExecutor]:
     executor.close()
 
 
+@pytest.fixture(scope="module")
+def padding_executor() -> Iterator[LocalExecutor]:
+    executor = LocalExecutor(Compute(layout="padded"))
+    yield executor
+    executor.close()
+
+
 def reference_losses(
     root: Path,
     wanted: TrialRequest,
@@ -77,11 +84,11 @@ def reference_losses(
     gradients' norms before clipping are appended to ``norms``.
     """
     spec, folder = wanted.spec, Path(wanted.model.folder)
-    ours = Classifier(folder, spec.task, spec.recipe)
-    names = load_theta0(ours, folder)
-    draw_head(ours, names, stream(spec.seed, spec.task.data_sha256, "head") % 2**63)
+    ours = Classifier(folder, spec.task)
+    start_weights(ours, folder, stream(spec.seed, spec.task.data_sha256, "head") % 2**63)
     config = ours.model.config
     config._attn_implementation = "eager"
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     plain = BertForSequenceClassification(config).train()
     plain.load_state_dict(ours.model.state_dict())
     if head is not None:
@@ -110,7 +117,7 @@ def reference_losses(
         "train"
     ]
     losses = []
-    for indices in global_batches(spec, len(tokens), first_epoch):
+    for indices in global_batches(spec, tokens, first_epoch):
         rows = [tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]] for i in indices]
         ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
         attention = torch.zeros_like(ids)
@@ -133,16 +140,23 @@ def reference_losses(
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["dense", "masked"])
-@pytest.mark.parametrize(("limit", "decay"), [(1.0, 0.01), (0.01, 1.0)], ids=["mild", "clipped"])
+@pytest.mark.parametrize("layout", ["unpadded", "padded"])
+@pytest.mark.parametrize(
+    ("limit", "decay"),
+    [(1.0, 0.01), (0.01, 1.0), (1.0, 0.0)],
+    ids=["mild", "clipped", "used rows only"],
+)
 def test_losses_equal_plain_padded_pytorch(
     root: Path,
     toy: tuple[ModelFacts, TaskFacts],
     executor: LocalExecutor,
+    padding_executor: LocalExecutor,
     masked: bool,
     limit: float,
     decay: float,
+    layout: Literal["unpadded", "padded"],
 ) -> None:
-    """Unpadded DeepSpeed and padded plain PyTorch give the same losses (fp32, no dropout).
+    """DeepSpeed in either layout and padded plain PyTorch give the same losses (fp32, no dropout).
 
     Clipping and decay are strong enough in one case that the losses could not do without them:
     every gradient is too long, and epsilon is too large for Adam to undo the clipping.
@@ -150,18 +164,20 @@ def test_losses_equal_plain_padded_pytorch(
     model, task = toy
     mask_of = RandomMask(num_removed=K, seed=3) if masked else None
     changes: dict[str, Any] = {"max_grad_norm": limit, "weight_decay": decay, "adam_epsilon": 1e-3}
-    wanted = request(root, model, task, mask=mask_of, **changes)
+    compute = Compute(layout=layout)
+    wanted = request(root, model, task, mask=mask_of, compute=compute, **changes)
     removed = {}
     if masked:
         seed = stream(3, task.identity.data_sha256, "random_mask")
         mask = random_uniform(model.prunable, K, seed)
         removed = {n: torch.from_numpy(~mask.matrix(n)) for n in model.prunable.names}
     norms: list[float] = []
-    done = run(executor, wanted)
+    done = run(executor if layout == "unpadded" else padding_executor, wanted)
     expected = reference_losses(root, wanted, model, removed, norms=norms)
     assert [step for step, _ in done.losses] == list(range(1, 9))
     assert [loss for _, loss in done.losses] == pytest.approx(expected, abs=1e-6)
-    if limit == 0.01:
+    assert done.numerics.layout == layout
+    if limit == 0.01 and layout == "unpadded":
         assert min(norms) > 2 * limit
         for weaker in ({"max_grad_norm": 1e9}, {"weight_decay": 0.0}):
             other = request(root, model, task, mask=mask_of, **(changes | weaker))
@@ -303,27 +319,29 @@ def test_a_diverging_trial_says_so(
     assert "loss is nan at step 3. Lower recipe.learning_rate" in outcome.message
 
 
-def test_an_update_that_deepspeed_leaves_out_is_a_divergence(
+def test_an_update_that_is_left_out_is_a_divergence(
     root: Path,
     toy: tuple[ModelFacts, TaskFacts],
     executor: LocalExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An infinite gradient ends the trial at its step, between reports too, and costs no update."""
+    """An infinite gradient costs no update, and ends the trial when losses are next read."""
     num_gradients = itertools.count(1)
 
     def infinite_at_step_3(gradient: torch.Tensor) -> torch.Tensor:
         return gradient * math.inf if next(num_gradients) == 3 else gradient
 
-    def spiking(classifier: Classifier, *others: Any) -> Any:
-        classifier.model.classifier.bias.register_hook(infinite_at_step_3)
-        return make_engine(classifier, *others)
+    def spiking(engines: Engines, wanted: TrialRequest) -> Engine:
+        engine = original(engines, wanted)
+        engine.classifier.model.classifier.bias.register_hook(infinite_at_step_3)
+        return engine
 
-    monkeypatch.setattr("workers.trial.make_engine", spiking)
+    original = Engines.engine
+    monkeypatch.setattr(Engines, "engine", spiking)
     outcome = end_of(executor, request(root, *toy, train_steps=120, lr_horizon_steps=120))
     assert isinstance(outcome, Failed)
     assert outcome.failure == "diverged"
-    assert "gradient is not finite at step 3, loss 0.6" in outcome.message
+    assert "gradient was not finite at 1 of the first 4 steps, loss 0.6" in outcome.message
 
 
 def test_a_last_update_that_overflows_is_a_divergence(
@@ -352,9 +370,9 @@ def test_nan_after_training_is_a_divergence(
 ) -> None:
     """NaN that only evaluation or pruning meets is the recipe's fault, and tried as such."""
 
-    def broken(classifier: Classifier, *others: Any) -> Any:
-        engine = make_engine(classifier, *others)
-        classifier.model.classifier.register_forward_hook(
+    def broken(engines: Engines, wanted: TrialRequest) -> Engine:
+        engine = original(engines, wanted)
+        engine.classifier.model.classifier.register_forward_hook(
             lambda module, inputs, logits: logits if module.training else logits * math.nan
         )
         return engine
@@ -362,8 +380,9 @@ def test_nan_after_training_is_a_divergence(
     def nan_masters(*arguments: Any) -> Any:
         raise WeightsNotFiniteError("query holds NaN")
 
+    original = Engines.engine
     if where == "predictions":
-        monkeypatch.setattr("workers.trial.make_engine", broken)
+        monkeypatch.setattr(Engines, "engine", broken)
     else:
         monkeypatch.setitem(PRUNERS, "global-magnitude", nan_masters)
     outputs = Outputs(prunes=(PruneOutput(pruner="global-magnitude", num_removed=K),))
@@ -372,15 +391,6 @@ def test_nan_after_training_is_a_divergence(
     assert outcome.failure == "diverged"
     expected = "predictions are missing, NaN" if where == "predictions" else "query holds NaN"
     assert expected in outcome.message
-
-
-def test_the_padded_layout_is_refused_and_not_silently_unpadded(
-    root: Path, toy: tuple[ModelFacts, TaskFacts]
-) -> None:
-    """A layout that the worker does not have is a user error with its remedy."""
-    wanted = request(root, *toy, compute=Compute(layout="padded"))
-    with pytest.raises(TrialFailure, match=r"trials run unpadded only\. Remove the field"):
-        shard_of(wanted)
 
 
 def test_a_damaged_mask_file_is_refused_by_name(
@@ -418,8 +428,8 @@ def test_every_step_sees_each_example_once_an_epoch(
 ) -> None:
     """Batches cover an epoch exactly; the last, smaller one is kept."""
     spec = request(root, *toy, train_steps=10).spec
-    num = 70
-    batches = list(global_batches(spec, num))
+    tokens = TokenSplit(NONE, NONE, np.arange(71), np.zeros(70), num_truncated=0)
+    batches = list(global_batches(spec, tokens))
     assert [len(batch) for batch in batches[:5]] == [16, 16, 16, 16, 6]
-    assert sorted(itertools.chain(*batches[:5])) == list(range(num))
+    assert sorted(itertools.chain(*batches[:5])) == list(range(70))
     assert [*batches[0]] != [*batches[5]]
