@@ -41,6 +41,7 @@ def record(sweep: Path) -> dict[str, Any]:
         "file": str(sweep),
         "machine": Machine().facts(),
         "cpu_fingerprint": cpu_fingerprint(),
+        "code_version": context.trials[0].spec.code_version,
         "numerics": sorted({result.numerics.model_dump_json() for result in results.values()}),
         "wall_s": round(times[-1] - times[0], 1),
         "trial_s": round(sum(result.seconds["total"] for result in results.values()), 1),

