@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -71,6 +72,20 @@ class Mask:
                 "Concatenate all prunable matrices in canonical order, row-major."
             )
         return cls(prunable, np.packbits(kept))
+
+    @classmethod
+    def from_matrices(cls, prunable: PrunableSet, matrices: Iterable[Bools]) -> Mask:
+        """Return the mask of bool arrays, one for each matrix, in canonical order.
+
+        Takes one matrix at a time: besides the packed bits, one is in memory.
+        """
+        bits = np.zeros(-(-prunable.num_weights // 8), dtype=np.uint8)
+        for place, kept in zip(matrix_slices(prunable).values(), matrices, strict=True):
+            assert kept.dtype == np.bool_ and kept.size == place.stop - place.start
+            lead = np.zeros(place.start % 8, dtype=np.bool_)  # bits of the matrix before
+            packed = np.packbits(np.concatenate([lead, kept.ravel()]))
+            bits[place.start // 8 : -(-place.stop // 8)] |= packed
+        return cls(prunable, bits)
 
     def kept(self) -> Bools:
         """Return a new bool array of shape (N,): true = kept."""

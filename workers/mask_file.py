@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -11,10 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 from search_spaces.prunable import PrunableSet
-from workers.mask import Bools, Mask, MaskMismatchError, describe
+from workers.arrow_file import (
+    UNREADABLE,
+    check_model,
+    decoded_metadata,
+    file_metadata,
+    is_sealed,
+    seal,
+)
+from workers.mask import Bools, Mask
 
 FORMAT_VERSION = "1"
-_NO_DIGEST = "file_sha256".center(64, "-")  # stands in the file while its own sha256 is computed
 _SCHEMA = pa.schema(
     [
         ("name", pa.string()),
@@ -23,8 +29,6 @@ _SCHEMA = pa.schema(
         ("bits", pa.large_binary()),
     ]
 )
-# What Arrow and the decoding of its values raise for bytes that are no such file.
-_UNREADABLE = (pa.ArrowException, ValueError, KeyError, TypeError, OSError, MemoryError)
 
 
 class MaskFileError(ValueError):
@@ -44,9 +48,8 @@ def write_mask(mask: Mask, metadata: Mapping[str, str], num_ties: int = 0) -> by
         "prunable_sha256": mask.prunable.sha256,
         "mask_sha256": mask.sha256,
         "num_ties": str(num_ties),
-        "file_sha256": _NO_DIGEST,
     }
-    schema = _SCHEMA.with_metadata(dict(sorted({**metadata, **own}.items())))
+    schema = _SCHEMA.with_metadata(file_metadata(metadata, own))
     matrices = [mask.matrix(name) for name in mask.prunable.names]
     columns = [
         list(mask.prunable.names),
@@ -58,9 +61,7 @@ def write_mask(mask: Mask, metadata: Mapping[str, str], num_ties: int = 0) -> by
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(sink, schema, options=options) as writer:
         writer.write_table(pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
-    data: bytes = sink.getvalue().to_pybytes()
-    # Arrow checks few of its own bytes, so the file records its sha256, in both schema copies.
-    return data.replace(_NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode())
+    return seal(sink.getvalue().to_pybytes())
 
 
 def read_mask(data: bytes, prunable: PrunableSet, place: str) -> Mask:
@@ -78,18 +79,19 @@ def read_mask(data: bytes, prunable: PrunableSet, place: str) -> Mask:
     try:
         metadata, rows = _parse(data)
         _check_version(metadata["format_version"], place)
-        _check_digest(data, metadata["file_sha256"], place)
+        if not is_sealed(data, metadata["file_sha256"]):
+            _refuse(place, "its bytes do not have the sha256 that it records")
         found = PrunableSet(
             names=tuple(row["name"] for row in rows),
             shapes=tuple(tuple(row["shape"]) for row in rows),
         )
     except MaskFileError:
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         _refuse(place, f"it cannot be read ({type(error).__name__})", error)
     if found.sha256 != metadata.get("prunable_sha256"):
         _refuse(place, "its matrices do not have the sha256 that it records")
-    _check_model(found, prunable, place)
+    check_model(found, prunable, place, "mask")
     kept = np.concatenate([_kept(row, place) for row in rows])
     mask = Mask.from_bool(prunable, kept)
     if mask.sha256 != metadata.get("mask_sha256"):
@@ -104,9 +106,8 @@ def _parse(data: bytes) -> tuple[dict[str, str], list[dict[str, Any]]]:
     table.validate(full=True)
     if not table.schema.equals(_SCHEMA) or table.num_rows == 0:
         raise ValueError("not the columns of a mask file")
-    metadata = table.schema.metadata or {}
     rows: list[dict[str, Any]] = table.to_pylist()
-    return {key.decode(): value.decode() for key, value in metadata.items()}, rows
+    return decoded_metadata(table.schema), rows
 
 
 def _check_version(version: str, place: str) -> None:
@@ -116,28 +117,6 @@ def _check_version(version: str, place: str) -> None:
             f"version {FORMAT_VERSION!r}. Use the program's version that wrote it, or remove "
             "the file and run the sweep again: the trial that made it is run again."
         )
-
-
-def _check_digest(data: bytes, recorded: str, place: str) -> None:
-    blank = data.replace(recorded.encode(), _NO_DIGEST.encode()) if recorded else data
-    if hashlib.sha256(blank).hexdigest() != recorded:
-        _refuse(place, "its bytes do not have the sha256 that it records")
-
-
-def _check_model(found: PrunableSet, expected: PrunableSet, place: str) -> None:
-    if found == expected:
-        return
-    here = list(zip(found.names, found.shapes, strict=True))
-    there = list(zip(expected.names, expected.shapes, strict=True))
-    differing = [f"{name} {shape}" for name, shape in here if (name, shape) not in there]
-    missing = [f"{name} {shape}" for name, shape in there if (name, shape) not in here]
-    parts = [f"the file has {differing[0]} and the model has not"] if differing else []
-    parts += [f"the model has {missing[0]} and the file has not"] if missing else []
-    raise MaskMismatchError(
-        f"{place}: a mask of another model. The file is over {describe(found)}, the model has "
-        f"{describe(expected)}: {'; '.join(parts) or 'the order of the matrices differs'}. "
-        "Give the mask of a trial on this model."
-    )
 
 
 def _kept(row: Mapping[str, Any], place: str) -> Bools:

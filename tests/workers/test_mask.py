@@ -42,6 +42,7 @@ def test_matrices_and_bits_say_the_same(shapes: list[tuple[int, int]], data: st.
     assert [part.shape for part in parts] == shapes
     assert np.array_equal(np.concatenate([part.ravel() for part in parts]), kept)
     assert mask.num_removed == size - kept.sum()
+    assert Mask.from_matrices(prunable, parts).bits.tolist() == mask.bits.tolist()
 
 
 def test_ones_keeps_all() -> None:
