@@ -96,8 +96,8 @@ def test_a_lineage_comes_out_again(
 ) -> None:
     """TREC's first lineage, trained again: the recorded masks and scores.
 
-    Bit for bit with the recorded trainer, processor and versions; elsewhere floating point differs, masks
-    may differ in a few weights, and scores must be near.
+    Bit for bit with the recorded trainer, processor and versions; elsewhere floating point
+    differs, masks may differ in a few weights, and scores must be near.
     """
     trials = lineage(context, "trec", seed=1)
     assert len(trials) == 4
@@ -120,11 +120,15 @@ def test_a_lineage_comes_out_again(
         )
     recorded = {row["key"]: row for row in RECORD["trials"]}
     is_same_cpu = cpu_fingerprint() == RECORD["cpu_fingerprint"]
-    is_same_trainer = TRAINING_CODE_VERSION == RECORD["code_version"]
+    is_same_trainer = RECORD["code_version"] == TRAINING_CODE_VERSION
     for trial in trials:
         result, row = store.read(trial.key), recorded[trial.key]
         assert result is not None, trial.main_role.label
-        if is_same_cpu and is_same_trainer and result.numerics.model_dump_json() in RECORD["numerics"]:
+        if (
+            is_same_cpu
+            and is_same_trainer
+            and result.numerics.model_dump_json() in RECORD["numerics"]
+        ):
             assert (result.input_mask.sha256 if result.input_mask else None) == row["mask_sha256"]
             assert {n: s.metrics for n, s in result.scores.items()} == row["scores"]
         for split, score in result.scores.items():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import socket
 import time
 import traceback
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 
 import pytest
@@ -119,6 +121,14 @@ class ProcessGang:
         for process in self._processes:
             process.kill()
             process.join()
+
+    def resident_bytes(self) -> list[int]:
+        """Return the memory that each process holds now."""
+        pages = [
+            int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+            for process in self._processes
+        ]
+        return [num * resource.getpagesize() for num in pages]
 
     def ends(self, request: TrialRequest) -> list[TrialResult | AttemptFailure]:
         """Run a trial and return how it ended on each rank."""
