@@ -90,7 +90,9 @@ class ResourcesSpec(Frozen):
     cpus_per_rank: int = Field(default=1, ge=1)
     gpus_per_rank: float = Field(default=0, ge=0)
     micro_batch_size: int | None = Field(default=None, ge=1, description="Default: whole share.")
-    layout: Literal["unpadded", "padded"] = "unpadded"
+    layout: Literal["unpadded", "padded"] = Field(
+        default="unpadded", description="padded: the reference, transformers' own forward; slower."
+    )
 
     @field_validator("gangs", mode="before")
     @classmethod

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import deepspeed
@@ -26,7 +27,6 @@ WORD_EMBEDDINGS = "embeddings.word_embeddings"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 NUM_WARM = 2  # engines that a process keeps: a sweep over two tasks needs two heads
 Arrays = dict[str, npt.NDArray[np.float32]]
-LossOfLogits = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Engine:
@@ -105,15 +105,18 @@ class Engine:
         self._words.sparse = self.device.type == "cpu" and not spec.recipe.weight_decay
         self.optimizer.begin(spec.recipe, values, survivors, rows)
 
-    def train_on(self, batch: Batch, loss_of: LossOfLogits) -> torch.Tensor:
-        """Add the gradient of a micro-batch's loss to the step; return the loss, detached."""
-        loss = loss_of(self._deepspeed(batch.to(self.device)))
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return a batch's logits; the batch must be on the device."""
+        logits: torch.Tensor = self._deepspeed(batch)
+        return logits
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of a micro-batch's loss to the step."""
         self._deepspeed.backward(loss)
         self.optimizer.collect()
-        return loss.detach()
 
     def step(self) -> None:
-        """Update the weights by what ``train_on`` has collected."""
+        """Update the weights by what ``backward`` has added up."""
         self._deepspeed.step()
 
     def masters(self, parameters: Mapping[str, nn.Parameter]) -> Arrays:
@@ -125,9 +128,11 @@ class Engine:
         self.optimizer.end()
 
     def destroy(self) -> None:
-        """Free the engine."""
+        """Free the engine and, as it refers to itself, its memory."""
         self.release()
         self._deepspeed.destroy()
+        del self._deepspeed, self.classifier
+        gc.collect()
 
 
 class Engines:

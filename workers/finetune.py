@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -132,8 +131,9 @@ def finetune(
             weight = 1.0 if len(part) else 0.0  # an empty share still takes part in the step
             chosen = part if len(part) else indices[:1]
             batch = make_batch(train, chosen, problem, shard.layout).to(engine.device)
-            share = weight / len(indices)
-            total += engine.train_on(batch, partial(_loss, batch.labels, problem, share))
+            loss = summed_loss(engine(batch), batch.labels, problem) * (weight / len(indices))
+            engine.backward(loss)
+            total += loss.detach()
             num_tokens += batch.num_tokens if weight else 0
         engine.step()
         if step % keep_every == 0 or step == recipe.train_steps:
@@ -141,14 +141,10 @@ def finetune(
             _check_finite(engine, step, value)
             losses.append((step, value))
             on_step(step, value)
-    if not all(bool(torch.isfinite(weights).all()) for weights in engine.classifier.parameters()):
+    if not all(torch.isfinite(weights).all() for weights in engine.classifier.parameters()):
         raise _diverged(f"The weights are not finite after step {recipe.train_steps}")
     tokens = torch.tensor(num_tokens, device=engine.device)
     return Trained(tuple(losses), int(_over_ranks(tokens, shard)))
-
-
-def _loss(labels: torch.Tensor, problem: str, share: float, logits: torch.Tensor) -> torch.Tensor:
-    return summed_loss(logits, labels, problem) * share
 
 
 def _check_finite(engine: Engine, step: int, loss: float) -> None:

@@ -231,7 +231,7 @@ class SurvivorAdamW(torch.optim.Optimizer):
         gradients = [gradient for _, gradient in live]
         if self._num_ranks > 1:
             gradients = _summed_over_ranks(gradients)
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = nn.utils.get_total_norm(gradients)
         is_bad = (~torch.isfinite(norm)).float()
         self._num_skipped += is_bad
         scale = None

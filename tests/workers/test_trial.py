@@ -423,13 +423,39 @@ def test_the_proofs_can_fail(toy: tuple[ModelFacts, TaskFacts]) -> None:
         prove_zeros(start, mask, "model")
 
 
+@pytest.mark.parametrize("sampler", ["random", "length-bucketed"])
 def test_every_step_sees_each_example_once_an_epoch(
-    root: Path, toy: tuple[ModelFacts, TaskFacts]
+    root: Path, toy: tuple[ModelFacts, TaskFacts], sampler: str
 ) -> None:
-    """Batches cover an epoch exactly; the last, smaller one is kept."""
-    spec = request(root, *toy, train_steps=10).spec
+    """Batches cover an epoch exactly; one of them is smaller; epochs differ, seeds repeat."""
+    spec = request(root, *toy, train_steps=10, sampler=sampler).spec
     tokens = TokenSplit(NONE, NONE, np.arange(71), np.zeros(70), num_truncated=0)
     batches = list(global_batches(spec, tokens))
-    assert [len(batch) for batch in batches[:5]] == [16, 16, 16, 16, 6]
-    assert sorted(itertools.chain(*batches[:5])) == list(range(70))
-    assert [*batches[0]] != [*batches[5]]
+    assert sorted(len(batch) for batch in batches[:5]) == [6, 16, 16, 16, 16]
+    if sampler == "random":
+        assert len(batches[4]) == 6
+    for epoch in (batches[:5], batches[5:]):
+        assert sorted(itertools.chain(*epoch)) == list(range(70))
+    assert [*map(list, batches[:5])] != [*map(list, batches[5:])]
+    again = list(global_batches(spec, tokens))
+    assert [*map(list, batches)] == [*map(list, again)]
+
+
+def test_buckets_hold_similar_lengths(root: Path, toy: tuple[ModelFacts, TaskFacts]) -> None:
+    """Within a run of batches no two batches' lengths overlap; their order is mixed."""
+    lengths = np.random.default_rng(0).integers(3, 60, 320)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = TokenSplit(NONE, NONE, offsets, np.zeros(320), num_truncated=0)
+
+    def ranges(sampler: str) -> list[tuple[int, int]]:
+        spec = request(root, *toy, train_steps=20, lr_horizon_steps=20, sampler=sampler).spec
+        found = [lengths[batch] for batch in global_batches(spec, tokens)]
+        return [(int(batch.min()), int(batch.max())) for batch in found]
+
+    bucketed = ranges("length-bucketed")
+    in_order = sorted(bucketed)
+    assert all(high <= low for (_, high), (low, _) in itertools.pairwise(in_order))
+    assert bucketed != in_order
+    assert sum(high - low for low, high in bucketed) * 10 < sum(
+        high - low for low, high in ranges("random")
+    )
