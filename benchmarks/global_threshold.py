@@ -15,7 +15,8 @@ from torch.nn.utils import prune
 
 from benchmarks.measure import OURS, PLAIN, Case, Report, Sample, interleave, run_fresh, timed
 from benchmarks.shapes import bert_prunable
-from workers.mask import Bools, Mask
+from workers.bits import Bools
+from workers.mask import Mask
 from workers.pruners import global_magnitude
 
 TORCH = "torch global_unstructured"

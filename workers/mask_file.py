@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from search_spaces.prunable import PrunableSet
-from workers.mask import Bools, Mask, MaskMismatchError, describe
+from workers.bits import Bools, set_bits
+from workers.mask import Mask, MaskMismatchError, describe, matrix_slices
 
 FORMAT_VERSION = "1"
 _NO_DIGEST = "file_sha256".center(64, "-")  # stands in the file while its own sha256 is computed
@@ -47,12 +48,11 @@ def write_mask(mask: Mask, metadata: Mapping[str, str], num_ties: int = 0) -> by
         "file_sha256": _NO_DIGEST,
     }
     schema = _SCHEMA.with_metadata(dict(sorted({**metadata, **own}.items())))
-    matrices = [mask.matrix(name) for name in mask.prunable.names]
     columns = [
         list(mask.prunable.names),
         [list(shape) for shape in mask.prunable.shapes],
-        [int(np.count_nonzero(kept)) for kept in matrices],
-        [np.packbits(kept).tobytes() for kept in matrices],
+        [mask.kept_per_matrix[name] for name in mask.prunable.names],
+        [np.packbits(mask.matrix(name)).tobytes() for name in mask.prunable.names],
     ]
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -90,8 +90,10 @@ def read_mask(data: bytes, prunable: PrunableSet, place: str) -> Mask:
     if found.sha256 != metadata.get("prunable_sha256"):
         _refuse(place, "its matrices do not have the sha256 that it records")
     _check_model(found, prunable, place)
-    kept = np.concatenate([_kept(row, place) for row in rows])
-    mask = Mask.from_bool(prunable, kept)
+    bits = np.zeros(-(-prunable.num_weights // 8), dtype=np.uint8)
+    for row, where in zip(rows, matrix_slices(prunable).values(), strict=True):
+        set_bits(bits, where.start, _kept(row, place))
+    mask = Mask(prunable, bits)
     if mask.sha256 != metadata.get("mask_sha256"):
         _refuse(place, "its bits do not have the sha256 that it records")
     return mask
