@@ -13,7 +13,7 @@ import numpy as np
 from search_spaces.canonical import short
 from search_spaces.contracts import MaskInfo
 from search_spaces.prunable import PrunableSet
-from workers.bits import Bools, Bytes, count_bits, count_ones, read_bits
+from workers.bits import Bools, Bytes, chunks, count_bits, count_ones, read_bits
 
 COLLAPSED_BELOW = 0.01  # share of kept weights under which a matrix is flagged (method rule 9)
 
@@ -138,7 +138,8 @@ class Mask:
             MaskMismatchError: The masks belong to different prunable sets.
         """
         self.check_comparable(other)
-        return not bool((self.bits & ~other.bits).any())
+        places = chunks(slice(0, len(self.bits)))
+        return not any((self.bits[place] & ~other.bits[place]).any() for place in places)
 
     def check_comparable(self, other: Mask) -> None:
         """Refuse a mask of another prunable set.

@@ -71,7 +71,7 @@ def test_nothing_is_unpacked() -> None:
     first, second = Mask.ones(prunable), Mask.ones(prunable)
     tracemalloc.start()
     try:
-        assert overlap(first, second) == 1.0
+        assert overlap(first, second) == 1.0 and first.is_subset_of(second)
         assert first.info().sparsity_per_matrix == {"a": 0.0, "b": 0.0}
         peak = tracemalloc.get_traced_memory()[1]
     finally:
