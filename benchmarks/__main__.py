@@ -31,7 +31,7 @@ BENCHMARKS = {
     "masked_step": Benchmark("Seconds of one fine-tuning step under a 50% mask.", RANK),
     "mask_file": Benchmark("Bytes and seconds of writing and reading BERT-base's mask.", PLAIN),
     "global_threshold": Benchmark(
-        "Seconds, memory and exactness of pruning BERT-base by one global threshold.", PLAIN
+        "Seconds, memory and exactness of pruning a BERT by one global threshold.", PLAIN
     ),
 }
 

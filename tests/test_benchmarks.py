@@ -45,8 +45,8 @@ def test_a_coin_flip_a_weight_needs_one_bit() -> None:
     assert mask_file.entropy_bytes(80, 20) == pytest.approx(10 * 0.8112781)
 
 
-@pytest.mark.parametrize("variant", [global_threshold.TORCH, OURS])
-def test_both_pruners_remove_the_exact_count(variant: str) -> None:
+@pytest.mark.parametrize("variant", [global_threshold.TORCH, global_threshold.NUMPY, OURS])
+def test_all_pruners_remove_the_exact_count(variant: str) -> None:
     """K of N weights go, and never a larger one before a smaller one."""
     outcome = global_threshold.prune_once(variant, global_threshold.SMOKE, seed=3)
     assert outcome.num_removed == outcome.num_asked == 3046  # of 4,352

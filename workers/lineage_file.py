@@ -29,9 +29,10 @@ from workers.arrow_file import (
     is_sealed,
     seal,
 )
+from workers.bits import Bools
 from workers.gaps import decode_gaps, encode_gaps
 from workers.lineage import Lineage
-from workers.mask import Bools, Mask, MaskMismatchError
+from workers.mask import Mask, MaskMismatchError
 
 FORMAT_VERSION = "1"
 _RARE = 6  # one weight in so many; where bitmaps and gaps take the same space, as measured

@@ -10,14 +10,12 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search_spaces.canonical import short
 from search_spaces.contracts import MaskInfo
 from search_spaces.prunable import PrunableSet
+from workers.bits import Bools, Bytes, chunks, count_bits, count_ones, read_bits, set_bits
 
-Bools = NDArray[np.bool_]
-Bytes = NDArray[np.uint8]
 COLLAPSED_BELOW = 0.01  # share of kept weights under which a matrix is flagged (method rule 9)
 
 
@@ -56,7 +54,10 @@ class Mask:
     @classmethod
     def ones(cls, prunable: PrunableSet) -> Mask:
         """Return the mask that keeps every weight."""
-        return cls.from_bool(prunable, np.ones(prunable.num_weights, dtype=np.bool_))
+        num_bytes, num_unused = -(-prunable.num_weights // 8), -prunable.num_weights % 8
+        bits = np.full(num_bytes, 0xFF, dtype=np.uint8)
+        bits[-1:] <<= num_unused
+        return cls(prunable, bits)
 
     @classmethod
     def from_bool(cls, prunable: PrunableSet, kept: Bools) -> Mask:
@@ -82,15 +83,12 @@ class Mask:
         bits = np.zeros(-(-prunable.num_weights // 8), dtype=np.uint8)
         for place, kept in zip(matrix_slices(prunable).values(), matrices, strict=True):
             assert kept.dtype == np.bool_ and kept.size == place.stop - place.start
-            lead = np.zeros(place.start % 8, dtype=np.bool_)  # bits of the matrix before
-            packed = np.packbits(np.concatenate([lead, kept.ravel()]))
-            bits[place.start // 8 : -(-place.stop // 8)] |= packed
+            set_bits(bits, place.start, kept.ravel())
         return cls(prunable, bits)
 
     def kept(self) -> Bools:
         """Return a new bool array of shape (N,): true = kept."""
-        num_weights = self.prunable.num_weights
-        return np.unpackbits(self.bits, count=num_weights).view(np.bool_)
+        return read_bits(self.bits, slice(0, self.prunable.num_weights))
 
     def matrix(self, name: str) -> Bools:
         """Return one matrix's part as a new bool array of the matrix's shape.
@@ -98,23 +96,35 @@ class Mask:
         Raises:
             KeyError: The prunable set has no such matrix.
         """
-        place = matrix_slices(self.prunable)[name]
-        first = place.start // 8  # a matrix need not begin at a whole byte
-        bits = np.unpackbits(self.bits[first : -(-place.stop // 8)])
-        kept = bits[place.start - 8 * first : place.stop - 8 * first].view(np.bool_)
-        return kept.reshape(self.prunable.shapes[self.prunable.names.index(name)]).copy()
+        kept = read_bits(self.bits, matrix_slices(self.prunable)[name])
+        return kept.reshape(self.prunable.shapes[self.prunable.names.index(name)])
 
     @cached_property
+    def num_kept(self) -> int:
+        """Weights that are kept."""
+        return count_ones(self.bits)
+
+    @property
     def num_removed(self) -> int:
         """K: weights that are not kept."""
-        num_kept = int(np.bitwise_count(self.bits).sum(dtype=np.int64))
-        return self.prunable.num_weights - num_kept
+        return self.prunable.num_weights - self.num_kept
+
+    @cached_property
+    def kept_per_matrix(self) -> dict[str, int]:
+        """Weights that are kept of each matrix, by name."""
+        places = matrix_slices(self.prunable)
+        return {name: count_bits(self.bits, place) for name, place in places.items()}
+
+    @property
+    def sparsity_per_matrix(self) -> dict[str, float]:
+        """Removed weights of each matrix as a share of its weights, by name."""
+        return {name: 1 - share for name, share in self._kept_shares().items()}
 
     @cached_property
     def sha256(self) -> str:
         """The sha256 of the prunable set's sha256, as text, followed by the packed bits."""
         digest = hashlib.sha256(self.prunable.sha256.encode())
-        digest.update(self.bits.tobytes())
+        digest.update(self.bits.data)
         return digest.hexdigest()
 
     def info(self, num_ties: int = 0) -> MaskInfo:
@@ -123,22 +133,29 @@ class Mask:
         Args:
             num_ties: Weights equal to the pruning threshold, as the pruner counted them.
         """
-        kept = self.kept()
-        places = matrix_slices(self.prunable)
-        counts = {name: int(np.count_nonzero(kept[place])) for name, place in places.items()}
-        shares = {name: counts[name] / (place.stop - place.start) for name, place in places.items()}
+        shares = self._kept_shares()
         return MaskInfo(
             sha256=self.sha256,
             num_weights=self.prunable.num_weights,
             num_removed=self.num_removed,
             num_ties=num_ties,
-            kept_per_matrix=counts,
-            sparsity_per_matrix={name: 1 - share for name, share in shares.items()},
-            collapsed=tuple(name for name in counts if shares[name] < COLLAPSED_BELOW),
+            kept_per_matrix=self.kept_per_matrix,
+            sparsity_per_matrix=self.sparsity_per_matrix,
+            collapsed=tuple(name for name in shares if shares[name] < COLLAPSED_BELOW),
         )
 
     def is_subset_of(self, other: Mask) -> bool:
         """Return whether ``other`` keeps every weight that this mask keeps.
+
+        Raises:
+            MaskMismatchError: The masks belong to different prunable sets.
+        """
+        self.check_comparable(other)
+        places = chunks(slice(0, len(self.bits)))
+        return not any((self.bits[place] & ~other.bits[place]).any() for place in places)
+
+    def check_comparable(self, other: Mask) -> None:
+        """Refuse a mask of another prunable set.
 
         Raises:
             MaskMismatchError: The masks belong to different prunable sets.
@@ -148,7 +165,10 @@ class Mask:
                 f"Two masks cannot be compared: one is over {describe(self.prunable)}, the "
                 f"other over {describe(other.prunable)}. Compare masks of one model."
             )
-        return not bool((self.bits & ~other.bits).any())
+
+    def _kept_shares(self) -> dict[str, float]:
+        sizes = dict(zip(self.prunable.names, map(math.prod, self.prunable.shapes), strict=True))
+        return {name: kept / sizes[name] for name, kept in self.kept_per_matrix.items()}
 
 
 def describe(prunable: PrunableSet) -> str:

@@ -18,7 +18,8 @@ from workers.arrow_file import (
     is_sealed,
     seal,
 )
-from workers.mask import Bools, Mask
+from workers.bits import Bools
+from workers.mask import Mask
 
 FORMAT_VERSION = "1"
 _SCHEMA = pa.schema(
@@ -50,12 +51,11 @@ def write_mask(mask: Mask, metadata: Mapping[str, str], num_ties: int = 0) -> by
         "num_ties": str(num_ties),
     }
     schema = _SCHEMA.with_metadata(file_metadata(metadata, own))
-    matrices = [mask.matrix(name) for name in mask.prunable.names]
     columns = [
         list(mask.prunable.names),
         [list(shape) for shape in mask.prunable.shapes],
-        [int(np.count_nonzero(kept)) for kept in matrices],
-        [np.packbits(kept).tobytes() for kept in matrices],
+        [mask.kept_per_matrix[name] for name in mask.prunable.names],
+        [np.packbits(mask.matrix(name)).tobytes() for name in mask.prunable.names],
     ]
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -92,8 +92,7 @@ def read_mask(data: bytes, prunable: PrunableSet, place: str) -> Mask:
     if found.sha256 != metadata.get("prunable_sha256"):
         _refuse(place, "its matrices do not have the sha256 that it records")
     check_model(found, prunable, place, "mask")
-    kept = np.concatenate([_kept(row, place) for row in rows])
-    mask = Mask.from_bool(prunable, kept)
+    mask = Mask.from_matrices(prunable, (_kept(row, place) for row in rows))
     if mask.sha256 != metadata.get("mask_sha256"):
         _refuse(place, "its bits do not have the sha256 that it records")
     return mask

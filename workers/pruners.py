@@ -1,25 +1,31 @@
 """Pruners: which weights to remove, to the exact count (method rule 8, 9 and 11).
 
 Every pruner here gives each weight a sort key and removes the smallest; of equal keys, the
-weight with the lowest canonical index goes first.
+weight with the lowest canonical index goes first. Keys are made some at a time, and again for
+each pass over them, so that beside the new mask's bits a pruner needs a few MB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.prunable import PrunableSet
+from workers.bits import Bytes, chunks, read_bits, set_bits
 from workers.failures import NotFiniteError
-from workers.mask import Bools, Mask, matrix_slices
+from workers.mask import Mask, matrix_slices
 from workers.seeds import random_words
+from workers.threshold import Part, Parts, find_threshold, survivors
 
 Weights: TypeAlias = Mapping[str, NDArray[np.float32]]
-SortKeys: TypeAlias = NDArray[np.int32] | NDArray[np.uint64]
-_INFINITY_BITS = 0x7F800000  # of fp32; NaN's bits, without the sign, are above
+_ALL_BUT_SIGN = np.uint32(0x7FFFFFFF)  # of fp32; as integers, these bits sort like magnitudes
+_MAGNITUDE_BITS, _WORD_BITS = 32, 64  # of a sort key
+WORDS_IN_MEMORY = 2**22  # 32 MiB: a matrix of BERT-large is drawn once, not for each pass
 
 
 class PruneError(ValueError):
@@ -52,10 +58,11 @@ def global_magnitude(weights: Weights, mask: Mask, num_removed: int) -> Pruned:
         WeightsNotFiniteError: A matrix holds NaN.
     """
     _check_count(num_removed, mask.num_removed, mask.prunable.num_weights)
-    kept = mask.kept()
-    keys = _magnitudes(weights, mask.prunable)
-    num_ties = _remove_smallest(keys, kept, num_removed - mask.num_removed)
-    return Pruned(Mask.from_bool(mask.prunable, kept), num_ties)
+    _check_weights(weights, mask.prunable)
+    bits = _no_bits(mask.prunable)
+    parts = partial(_magnitudes, weights, mask, mask.prunable.names)
+    num_ties = _prune(bits, parts, _MAGNITUDE_BITS, num_removed - mask.num_removed)
+    return Pruned(Mask(mask.prunable, bits), num_ties)
 
 
 def layerwise_magnitude(weights: Weights, mask: Mask, num_removed: int) -> Pruned:
@@ -64,16 +71,15 @@ def layerwise_magnitude(weights: Weights, mask: Mask, num_removed: int) -> Prune
     Arguments and errors as for ``global_magnitude``; ties are counted over all matrices.
     """
     _check_count(num_removed, mask.num_removed, mask.prunable.num_weights)
-    kept = mask.kept()
-    keys = _magnitudes(weights, mask.prunable)
-    places = list(matrix_slices(mask.prunable).values())
-    removed = [int(np.count_nonzero(~kept[place])) for place in places]
-    quotas = layerwise_quotas([place.stop - place.start for place in places], removed, num_removed)
-    num_ties = sum(
-        _remove_smallest(keys[place], kept[place], quota - count)
-        for place, quota, count in zip(places, quotas, removed, strict=True)
-    )
-    return Pruned(Mask.from_bool(mask.prunable, kept), num_ties)
+    _check_weights(weights, mask.prunable)
+    names, sizes = mask.prunable.names, [math.prod(shape) for shape in mask.prunable.shapes]
+    removed = [size - mask.kept_per_matrix[name] for name, size in zip(names, sizes, strict=True)]
+    quotas = layerwise_quotas(sizes, removed, num_removed)
+    bits, num_ties = _no_bits(mask.prunable), 0
+    for name, quota, count in zip(names, quotas, removed, strict=True):
+        parts = partial(_magnitudes, weights, mask, (name,))
+        num_ties += _prune(bits, parts, _MAGNITUDE_BITS, quota - count)
+    return Pruned(Mask(mask.prunable, bits), num_ties)
 
 
 def layerwise_quotas(sizes: Sequence[int], removed: Sequence[int], num_removed: int) -> list[int]:
@@ -117,9 +123,10 @@ def random_uniform(prunable: PrunableSet, num_removed: int, seed: int) -> Mask:
         PruneError: K is negative, or leaves no weight.
     """
     _check_count(num_removed, 0, prunable.num_weights)
-    kept = np.ones(prunable.num_weights, dtype=np.bool_)
-    _remove_smallest(random_words(seed, prunable.num_weights), kept, num_removed)
-    return Mask.from_bool(prunable, kept)
+    bits = _no_bits(prunable)
+    place = slice(0, prunable.num_weights)
+    _prune(bits, _random_parts(seed, place), _WORD_BITS, num_removed)
+    return Mask(prunable, bits)
 
 
 def random_layerwise(reference: Mask, seed: int) -> Mask:
@@ -130,13 +137,11 @@ def random_layerwise(reference: Mask, seed: int) -> Mask:
         seed: 64 bits, from ``workers.seeds.stream``.
     """
     prunable = reference.prunable
-    counts = reference.info().kept_per_matrix
-    words = random_words(seed, prunable.num_weights)
-    kept = np.ones(prunable.num_weights, dtype=np.bool_)
+    bits = _no_bits(prunable)
     for name, place in matrix_slices(prunable).items():
-        num_removed = place.stop - place.start - counts[name]
-        _remove_smallest(words[place], kept[place], num_removed)
-    return Mask.from_bool(prunable, kept)
+        num_removed = place.stop - place.start - reference.kept_per_matrix[name]
+        _prune(bits, _random_parts(seed, place), _WORD_BITS, num_removed)
+    return Mask(prunable, bits)
 
 
 def _check_count(num_removed: int, already: int, num_weights: int) -> None:
@@ -147,18 +152,14 @@ def _check_count(num_removed: int, already: int, num_weights: int) -> None:
         )
 
 
-def _magnitudes(weights: Weights, prunable: PrunableSet) -> NDArray[np.int32]:
-    """Return the bits of |w| in canonical order, which as int32 sort like the magnitudes."""
-    keys = np.empty(prunable.num_weights, dtype=np.int32)
-    for shape, (name, place) in zip(prunable.shapes, matrix_slices(prunable).items(), strict=True):
+def _check_weights(weights: Weights, prunable: PrunableSet) -> None:
+    for name, shape in zip(prunable.names, prunable.shapes, strict=True):
         _check_matrix(name, weights.get(name), shape)
-        np.abs(weights[name].reshape(-1), out=keys[place].view(np.float32))
-        if (keys[place] > _INFINITY_BITS).any():
+        if np.isnan(weights[name].max(initial=0)):  # max propagates NaN
             raise WeightsNotFiniteError(
                 f"{name} holds NaN, so its weights have no order. The training diverged: lower "
                 "the learning rate or take another seed."
             )
-    return keys
 
 
 def _check_matrix(name: str, weight: NDArray[np.float32] | None, shape: tuple[int, int]) -> None:
@@ -168,16 +169,42 @@ def _check_matrix(name: str, weight: NDArray[np.float32] | None, shape: tuple[in
         raise PruneError(f"{name} is {given}, but must be {expected}. Give the fp32 masters.")
 
 
-def _remove_smallest(keys: SortKeys, kept: Bools, num_more: int) -> int:
-    """Clear ``kept`` at its ``num_more`` smallest keys; return how many equal the threshold."""
-    if num_more == 0:
-        return 0
-    threshold = np.partition(keys[kept], num_more - 1)[num_more - 1]
-    below = kept & (keys < threshold)
-    ties = np.flatnonzero(kept & (keys == threshold))
-    kept[below] = False
-    kept[ties[: num_more - np.count_nonzero(below)]] = False
-    return len(ties)
+def _no_bits(prunable: PrunableSet) -> Bytes:
+    return np.zeros(-(-prunable.num_weights // 8), dtype=np.uint8)
+
+
+def _prune(bits: Bytes, parts: Parts, num_key_bits: int, num_more: int) -> int:
+    """Set the bits of all but the ``num_more`` smallest keys; return the ties at the threshold."""
+    threshold = find_threshold(parts, num_key_bits, num_more)
+    for start, kept in survivors(parts, threshold, num_more):
+        set_bits(bits, start, kept)
+    return threshold.num_ties
+
+
+def _magnitudes(weights: Weights, mask: Mask, names: Sequence[str]) -> Iterator[Part]:
+    """Yield the magnitudes of some matrices, and which of them survived, in canonical order."""
+    places = matrix_slices(mask.prunable)
+    for name in names:
+        first, values = places[name].start, weights[name].reshape(-1).view(np.uint32)
+        for place in chunks(places[name]):
+            keys = values[place.start - first : place.stop - first] & _ALL_BUT_SIGN
+            yield Part(place.start, keys, read_bits(mask.bits, place))
+
+
+def _random_parts(seed: int, place: slice) -> Parts:
+    """Return the random words of a place, made once where it is small."""
+    if place.stop - place.start > WORDS_IN_MEMORY:
+        return partial(_words, seed, place)
+    parts = list(_words(seed, place))
+    return lambda: parts
+
+
+def _words(seed: int, place: slice) -> Iterator[Part]:
+    """Yield the random words of a place in the canonical concatenation; all take part."""
+    for chunk in chunks(place):
+        size = chunk.stop - chunk.start
+        keys = random_words(seed, size, chunk.start)
+        yield Part(chunk.start, keys, np.ones(size, dtype=np.bool_))
 
 
 def _largest_remainder(sizes: Sequence[int], total: int) -> list[int]:

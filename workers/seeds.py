@@ -13,6 +13,7 @@ from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
 STREAMS = ("head", "order", "dropout", "mlm", "random_mask", "reinit", "layer_perm")
+WORDS_PER_COUNT = 4  # words that Philox makes at each step of its counter
 
 
 class UnknownStreamError(ValueError):
@@ -53,7 +54,14 @@ def permutation(key: int, num_items: int) -> NDArray[np.int64]:
     return np.argsort(random_words(key, num_items), kind="stable").astype(np.int64)
 
 
-def random_words(key: int, num_words: int) -> NDArray[np.uint64]:
-    """Return the first uint64 words of Philox under a stream's 64-bit seed, (num_words,)."""
-    words: NDArray[np.uint64] = Philox(key=key).random_raw(num_words)
+def random_words(key: int, num_words: int, start: int = 0) -> NDArray[np.uint64]:
+    """Return uint64 words of Philox under a stream's 64-bit seed, from ``start`` on, (num_words,).
+
+    ``random_words(key, b - a, a)`` equals ``random_words(key, b)[a:b]``, at the cost of its own
+    words only.
+    """
+    philox = Philox(key=key)
+    philox.advance(start // WORDS_PER_COUNT)
+    philox.random_raw(start % WORDS_PER_COUNT)
+    words: NDArray[np.uint64] = philox.random_raw(num_words)
     return words

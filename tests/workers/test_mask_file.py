@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,6 +64,20 @@ def test_any_arrow_reader_understands_the_file() -> None:
     }
     blank = DATA.replace(notes["file_sha256"].encode(), BLANK)
     assert notes["file_sha256"] == hashlib.sha256(blank).hexdigest()
+
+
+def test_no_more_than_one_matrix_is_unpacked() -> None:
+    """Writing and reading take less than half a byte a weight: a few copies of the packed bits."""
+    names = tuple(map(str, range(16)))
+    mask = Mask.ones(PrunableSet(names=names, shapes=((512, 1024),) * 16))
+    tracemalloc.start()
+    try:
+        again = read_mask(write_mask(mask, {}), mask.prunable, PLACE)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert again.sha256 == mask.sha256
+    assert peak < mask.prunable.num_weights / 2
 
 
 def read_or_none(data: bytes) -> Mask | None:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.seeds import STREAMS, UnknownStreamError, epoch_order, generator, permutation, stream
+from workers.seeds import (
+    STREAMS,
+    UnknownStreamError,
+    epoch_order,
+    generator,
+    permutation,
+    random_words,
+    stream,
+)
 
 TASK = "ab" * 32
 
@@ -39,6 +47,14 @@ def test_streams_are_distinct() -> None:
 def test_an_order_is_a_permutation(key: int, num_items: int) -> None:
     """Every example comes exactly once."""
     assert sorted(permutation(key, num_items).tolist()) == list(range(num_items))
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(st.integers(0, 2**64 - 1), st.integers(0, 40), st.integers(0, 40))
+def test_words_can_be_had_from_any_place_on(key: int, start: int, num_words: int) -> None:
+    """Words from a place on are those that reading all from the start gives there."""
+    words = random_words(key, start + num_words)
+    assert random_words(key, num_words, start).tolist() == words[start:].tolist()
 
 
 def test_epochs_and_seeds_have_their_own_orders() -> None:
