@@ -2,7 +2,7 @@
 
 Every pruner here gives each weight a sort key and removes the smallest; of equal keys, the
 weight with the lowest canonical index goes first. Keys are made some at a time, and again for
-each pass over them, so that beside the new mask's bits a pruner needs a few MB.
+each pass over them: beside the new mask's bits a pruner needs some MB, whatever the model's size.
 """
 
 from __future__ import annotations
