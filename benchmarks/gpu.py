@@ -57,7 +57,7 @@ def measure_steps(
     size, engine, split = world.size, world.engine, sentences(task)
     spec = world.spec(attention_dropout, hidden_dropout)
     engine.rewind(spec, world.mask, None, split.words(engine.num_words))
-    rounds = {
+    rounds: dict[str, Callable[[int], float]] = {
         REFERENCE: _peer_round(world, spec, split, is_reference=True),
         DYNAMIC: _peer_round(world, spec, split, is_reference=False),
         OURS: partial(_our_round, world, spec, split),
@@ -101,11 +101,9 @@ def _peer_round(
     """Return a round of a plain loop on transformers' own model, masked by torch's pruning."""
     device, recipe = world.engine.device, spec.recipe
     model = masked_model(world, spec)
+    fast: dict[str, Any] = {"foreach": False} if is_reference else {"fused": True}
     optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        weight_decay=0.0,
-        **({"foreach": False} if is_reference else {"fused": True}),
+        model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, **fast
     )
 
     def run(number: int) -> float:
@@ -113,7 +111,7 @@ def _peer_round(
             inputs = padded(split, indices, MAX_LENGTH if is_reference else None, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=not is_reference):
                 loss: torch.Tensor = model(**inputs).loss
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if is_reference:
                 loss.item()  # as the script does, at every step
             nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
@@ -149,12 +147,16 @@ def measure_pruning(world: World) -> dict[str, Any]:
 
 def timed(device: torch.device, work: Callable[[], Any]) -> tuple[Any, float]:
     """Return what ``work`` returns, and the seconds until the device has done it."""
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    synchronize()
+    _wait_for(device)
     begun = time.perf_counter()
     value = work()
-    synchronize()
+    _wait_for(device)
     return value, time.perf_counter() - begun
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def measurements(sizes: tuple[Size, ...]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -104,10 +104,11 @@ class Engine:
             first = {name: torch.from_numpy(head[name]) for name in self.head}
         values = {parameter: self._theta0[name] for name, parameter in self.backbone.items()}
         values |= {parameter: first[name] for name, parameter in self.head.items()}
-        survivors = {
-            self.backbone[name]: torch.from_numpy(np.flatnonzero(mask.matrix(name)))
-            for name in (mask.prunable.names if mask else ())
-        }
+        survivors = {}
+        if mask is not None:
+            for name in mask.prunable.names:
+                places = np.flatnonzero(mask.matrix(name))
+                survivors[self.backbone[name]] = torch.from_numpy(places)
         rows = {self._words.weight: torch.from_numpy(np.flatnonzero(words))}
         self.classifier.set_dropout(spec.recipe)
         # a gradient that holds the batch's rows only; a GPU adds such ones in any order
