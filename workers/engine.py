@@ -12,12 +12,15 @@ import deepspeed
 import numpy as np
 import numpy.typing as npt
 import torch
+from deepspeed.accelerator import get_accelerator
 from torch import nn
 
 from search_spaces.contracts import TrialRequest
 from search_spaces.trial import TrialSpec
+from workers.arrays import ParameterArrays
 from workers.batches import Batch
 from workers.classifier import Classifier, draw_head, head_parameters, theta0_values
+from workers.devices import check_dtype
 from workers.mask import Mask
 from workers.seeds import stream
 from workers.survivors import SurvivorAdamW
@@ -26,7 +29,6 @@ logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 WORD_EMBEDDINGS = "embeddings.word_embeddings"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 NUM_WARM = 2  # engines that a process keeps: a sweep over two tasks needs two heads
-Arrays = dict[str, npt.NDArray[np.float32]]
 
 
 class Engine:
@@ -38,9 +40,14 @@ class Engine:
 
     Args:
         request: Whose model, head shape, dtype, layout and ranks it serves.
+
+    Raises:
+        TrialFailure: The device cannot compute in the recipe's dtype.
     """
 
     def __init__(self, request: TrialRequest) -> None:
+        device = torch.device(get_accelerator().current_device_name())
+        check_dtype(request.spec.recipe.dtype, device)
         self._folder = Path(request.model.folder)
         self.classifier = Classifier(self._folder, request.spec.task, request.compute.layout)
         self.classifier.to(DTYPES[request.spec.recipe.dtype])
@@ -97,8 +104,11 @@ class Engine:
             first = {name: torch.from_numpy(head[name]) for name in self.head}
         values = {parameter: self._theta0[name] for name, parameter in self.backbone.items()}
         values |= {parameter: first[name] for name, parameter in self.head.items()}
-        kept = {name: mask.matrix(name) for name in mask.prunable.names} if mask else {}
-        survivors = {self.backbone[n]: torch.from_numpy(np.flatnonzero(kept[n])) for n in kept}
+        survivors = {}
+        if mask is not None:
+            for name in mask.prunable.names:
+                places = np.flatnonzero(mask.matrix(name))
+                survivors[self.backbone[name]] = torch.from_numpy(places)
         rows = {self._words.weight: torch.from_numpy(np.flatnonzero(words))}
         self.classifier.set_dropout(spec.recipe)
         # a gradient that holds the batch's rows only; a GPU adds such ones in any order
@@ -119,9 +129,9 @@ class Engine:
         """Update the weights by what ``backward`` has added up."""
         self._deepspeed.step()
 
-    def masters(self, parameters: Mapping[str, nn.Parameter]) -> Arrays:
+    def masters(self, parameters: Mapping[str, nn.Parameter]) -> ParameterArrays:
         """Return fp32 masters by name, the removed ones +0.0; valid until the next step."""
-        return {name: self.optimizer.master(p).cpu().numpy() for name, p in parameters.items()}
+        return ParameterArrays(parameters, self.optimizer.master)
 
     def release(self) -> None:
         """Free what belongs to the trial."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from search_spaces.checkpoint import iter_parameters
 from search_spaces.contracts import FailureClass
@@ -59,11 +58,6 @@ def prove_zeros(weights: Arrays, mask: Mask | None, where: str) -> int:
             )
         num_zero += removed.size
     return num_zero
-
-
-def model_arrays(parameters: Mapping[str, nn.Parameter]) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the compute copy of the weights as fp32, exactly."""
-    return {name: p.detach().float().cpu().numpy() for name, p in parameters.items()}
 
 
 def _broken(what: str) -> TrialFailure:

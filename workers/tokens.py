@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from search_spaces.canonical import content_key
+from search_spaces.checkpoint import backbone_entries
 from search_spaces.contracts import TaskPlace
+from search_spaces.errors import Fault, SpecError
 from search_spaces.examples import Examples
 from search_spaces.splits import load_splits
 from search_spaces.trial import ModelIdentity, TaskIdentity
@@ -60,7 +62,8 @@ def token_splits(
     last file is there, which is renamed into place.
 
     Raises:
-        SpecError: The data are faulty or changed since the sweep was planned.
+        SpecError: The data are faulty or changed since the sweep was planned, or the tokenizer
+            gives a text no token, or an id that the model has no embedding for.
     """
     libraries = [version(name) for name in ("transformers", "tokenizers")]
     names = [
@@ -77,7 +80,9 @@ def token_splits(
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / COMPLETE).exists():
             _build(folder, model_folder, task, place)
-    return {path.stem: _read(path) for path in sorted(folder.glob("*.arrow"))}
+    splits = {path.stem: _read(path) for path in sorted(folder.glob("*.arrow"))}
+    _check(splits, model_folder, place.name)
+    return splits
 
 
 def _build(folder: Path, model_folder: Path, task: TaskIdentity, place: TaskPlace) -> None:
@@ -128,3 +133,29 @@ def _read(path: Path) -> TokenSplit:
         labels=table["label"].chunk(0).to_numpy(),
         num_truncated=int(np.count_nonzero(table["truncated"].to_numpy())),
     )
+
+
+def _check(splits: dict[str, TokenSplit], model_folder: Path, task: str) -> None:
+    """Refuse tokens that the model has no embedding for, and examples without any.
+
+    Other examples of a batch would stand in for an example without tokens.
+    """
+    tables, faults = backbone_entries(model_folder), []
+    for name, split in splits.items():
+        for what, ids, table in (
+            ("token", split.ids, "embeddings.word_embeddings.weight"),
+            ("segment", split.types, "embeddings.token_type_embeddings.weight"),
+        ):
+            largest, num_rows = int(ids.max(initial=0)), tables[table].shape[0]
+            if largest >= num_rows:
+                problem = f"the tokenizer gives the {what} id {largest}, but the model's ids end "
+                problem += f"at {num_rows - 1}."
+                hint = "Copy tokenizer and weights of one model."
+                faults.append(Fault(f"task '{task}'", name, problem, hint))
+        bare = np.flatnonzero(np.diff(split.offsets) == 0)
+        if len(bare):
+            problem = f"{len(bare)} texts have no tokens: the tokenizer adds none to an empty text."
+            hint = "Remove empty texts, or give the model a tokenizer that adds [CLS] and [SEP]."
+            faults.append(Fault(f"task '{task}'", name, problem, hint))
+    if faults:
+        raise SpecError(faults)

@@ -23,6 +23,7 @@ from search_spaces.contracts import (
 )
 from search_spaces.tasks import secondary_metrics, task_source
 from search_spaces.trial import CARRY_ARTIFACT, INPUT_MASK_ARTIFACT
+from workers.arrays import ParameterArrays
 from workers.artifacts import read_artifact, write_artifact
 from workers.carry import Carried, starting_point
 from workers.engine import Engine, Engines
@@ -31,7 +32,7 @@ from workers.finetune import Shard, finetune
 from workers.input_mask import input_mask, worker_prunable_set
 from workers.mask import Mask
 from workers.mask_file import write_mask
-from workers.proof import model_arrays, prove_rewound, prove_zeros
+from workers.proof import prove_rewound, prove_zeros
 from workers.pruners import Pruned, global_magnitude, layerwise_magnitude
 from workers.tokens import token_splits
 
@@ -101,10 +102,10 @@ def run_trial(
     weights = engine.masters(engine.backbone)
     proof = Proof(
         num_start_tensors_equal_theta0=num_rewound,
-        num_masked_zero_in_model=prove_zeros(model_arrays(engine.backbone), mask, "model"),
+        num_masked_zero_in_model=prove_zeros(ParameterArrays(engine.backbone), mask, "model"),
         num_masked_zero_in_masters=prove_zeros(weights, mask, "masters"),
     )
-    head_weights = engine.masters(engine.head) if request.outputs.carry else {}
+    head_weights = dict(engine.masters(engine.head)) if request.outputs.carry else {}
     pruned = prune_outputs(request, weights, mask)
     steps = spec.recipe.train_steps
     epochs = -(-steps // -(-len(tokens["train"]) // spec.recipe.batch_size))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ from search_spaces.errors import SpecError
 from search_spaces.prunable import backbone_names
 from search_spaces.trial import TaskIdentity
 from tests.workers.requests import start_weights
-from workers.batches import make_batch
+from workers.batches import Layout, make_batch
 from workers.classifier import Classifier, theta0_values
+from workers.finetune import summed_loss
 from workers.tokens import TokenSplit
 
 LENGTHS = (7, 3, 12, 7, 5, 2)
@@ -71,53 +74,76 @@ def save_backbone(folder: Path, family: str, **changes: Any) -> Path:
     return folder
 
 
-def pairs_of_segments(num_types: int) -> TokenSplit:
+def pairs_of_segments(num_types: int, lengths: Sequence[int] = LENGTHS) -> TokenSplit:
     """Return examples of several lengths, the second half of each in the last segment."""
     draw = np.random.default_rng(5)
-    offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
-    types = [np.arange(length) * num_types // length for length in LENGTHS]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    types = [np.arange(length) * num_types // length for length in lengths]
     return TokenSplit(
         ids=draw.integers(2, SMALL["vocab_size"], offsets[-1]).astype(np.int32),
         types=np.concatenate(types).astype(np.int32),
         offsets=offsets,
-        labels=np.zeros(len(LENGTHS)),
+        labels=np.arange(len(lengths)) % TASK.num_labels,
         num_truncated=0,
     )
 
 
-def padded_logits(classifier: Classifier, split: TokenSplit) -> torch.Tensor:
-    """Return the logits of transformers' own class, eager attention and one padded batch."""
-    config = classifier.model.config
+def eager_config(classifier: Classifier, **changes: Any) -> Any:
+    """Return the classifier's configuration, for transformers' plainest attention."""
+    config = copy.deepcopy(classifier.model.config)
     config._attn_implementation = "eager"
-    plain = AutoModelForSequenceClassification.from_config(config).eval()
-    plain.load_state_dict(classifier.model.state_dict())
-    shape = (len(LENGTHS), max(LENGTHS))
-    ids = torch.full(shape, config.pad_token_id)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return config
+
+
+def padded_inputs(split: TokenSplit, indices: np.ndarray, pad_id: int) -> dict[str, torch.Tensor]:
+    """Return examples as the padded arguments of a model of transformers, one by one."""
+    places = [slice(split.offsets[i], split.offsets[i + 1]) for i in indices]
+    shape = (len(places), max(place.stop - place.start for place in places))
+    ids = torch.full(shape, pad_id)
     types, attention = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    for row, (begin, length) in enumerate(zip(split.offsets, LENGTHS, strict=False)):
-        place = slice(begin, begin + length)
+    for row, place in enumerate(places):
+        length = place.stop - place.start
         ids[row, :length] = torch.from_numpy(split.ids[place].astype(np.int64))
         types[row, :length] = torch.from_numpy(split.types[place].astype(np.int64))
         attention[row, :length] = 1
-    with torch.no_grad():
-        return plain(input_ids=ids, attention_mask=attention, token_type_ids=types).logits
+    return {"input_ids": ids, "attention_mask": attention, "token_type_ids": types}
 
 
+@pytest.mark.parametrize("lengths", [LENGTHS, (1, 1, 1), (4,)], ids=["mixed", "one token", "one"])
+@pytest.mark.parametrize("layout", ["unpadded", "padded"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_unpadded_logits_equal_padded_ones(tmp_path: Path, family: str) -> None:
-    """For each family, segments, positions and a projected embedding included."""
+def test_logits_loss_and_gradients_equal_padded_ones(
+    tmp_path: Path, family: str, layout: Layout, lengths: tuple[int, ...]
+) -> None:
+    """In each family and layout, segments, positions and a projected embedding included.
+
+    Also for examples of a single token, and for a batch of a single example.
+    """
     folder = save_backbone(tmp_path, family)
-    classifier = Classifier(folder, TASK)
+    classifier = Classifier(folder, TASK, layout).eval()
     start_weights(classifier, folder, seed=1)
-    split = pairs_of_segments(FAMILIES[family][2]["type_vocab_size"])
-    batch = make_batch(split, np.arange(len(LENGTHS)), "classification")
-    classifier.eval()
-    with torch.no_grad():
-        ours = classifier(batch)
-    theirs = padded_logits(classifier, split)[batch.indices]
-    assert ours.shape == (len(LENGTHS), 3)
-    assert float(theirs.std(dim=0).min()) > 0.05  # the examples differ by far more than allowed
-    assert float((ours - theirs).abs().max()) <= 1e-5
+    split = pairs_of_segments(FAMILIES[family][2]["type_vocab_size"], lengths)
+    batch = make_batch(split, np.arange(len(lengths)), "classification", layout)
+    ours = classifier(batch)
+    loss = summed_loss(ours, batch.labels, "classification") / len(lengths)
+    loss.backward()
+
+    plain = AutoModelForSequenceClassification.from_config(eager_config(classifier)).eval()
+    plain.load_state_dict(classifier.model.state_dict())
+    inputs = padded_inputs(split, batch.indices, plain.config.pad_token_id)
+    theirs = plain(**inputs, labels=batch.labels)
+    theirs.loss.backward()
+    assert ours.shape == (len(lengths), TASK.num_labels)
+    assert float((ours - theirs.logits).detach().abs().max()) <= 1e-5
+    if len(lengths) > 1:  # the examples differ by far more than allowed
+        assert float(theirs.logits.detach().std(dim=0).min()) > 0.05
+    assert abs(float(loss - theirs.loss)) <= 1e-5
+    expected = {name: weights.grad for name, weights in plain.named_parameters()}
+    for name, weights in classifier.model.named_parameters():
+        assert weights.grad is not None, name
+        assert float((weights.grad - expected[name]).abs().max()) <= 1e-5, name
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

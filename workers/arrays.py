@@ -1,0 +1,41 @@
+"""Parameters as fp32 arrays, one at a time: a large model is never copied as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+
+class ParameterArrays(Mapping[str, npt.NDArray[np.float32]]):
+    """fp32 values of parameters by name, each made anew whenever it is asked for.
+
+    Keep no more of them than needed. Where nothing had to be converted, an array is a view of the
+    model, valid until the next step.
+
+    Args:
+        parameters: By name.
+        values_of: Returns the values of a parameter; by default what the model computes with.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        values_of: Callable[[nn.Parameter], torch.Tensor] = nn.Parameter.detach,
+    ) -> None:
+        self._parameters, self._values_of = parameters, values_of
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
+        return self._values_of(self._parameters[name]).float().cpu().numpy()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parameters  # without making it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def __len__(self) -> int:
+        return len(self._parameters)
