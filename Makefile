@@ -10,7 +10,7 @@ MINILM := $(VENV)/.installed-minilm
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv search search-minilm lint test test-slow bench
+.PHONY: help venv search search-minilm lint test test-slow bench bench-quick
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -44,5 +44,8 @@ test: $(STAMP) lint  ## Run lint, then every test that is neither slow nor needs
 test-slow: $(MINILM)  ## Run the slow tests that need no GPU
 	$(BIN)/python -m pytest -m "slow and not gpu" -q
 
-bench: $(STAMP)  ## Measure against named peers, one thread, minutes; rewrite docs/benchmarks.md
+bench: $(STAMP)  ## Measure against named peers, half an hour; rewrite docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+bench-quick: $(STAMP)  ## Measure fewer cases for a first look; write nothing
+	$(BIN)/python -m benchmarks --quick

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, Machine
-from benchmarks.measure import PLAIN, RANK, run_fresh, run_module, summary
+from benchmarks.measure import PLAIN, RANK, Scale, run_fresh, run_module, summary
 from benchmarks.render import page, read_results, section
 
 
@@ -29,6 +29,11 @@ class Benchmark:
 
 BENCHMARKS = {
     "masked_step": Benchmark("Seconds of one fine-tuning step under a 50% mask.", RANK),
+    "trainer_step": Benchmark("Seconds of one step against Hugging Face's Trainer.", RANK),
+    "masked_update": Benchmark("Seconds of clipping, masking and AdamW without a model.", RANK),
+    "engine_overhead": Benchmark("What DeepSpeed and our loop add to a plain loop.", RANK),
+    "turn_around": Benchmark("Seconds from one trial to the next one's first step.", RANK),
+    "lineage": Benchmark("Seconds of a lineage of ten rounds, and whether scores agree.", RANK),
     "mask_file": Benchmark("Bytes and seconds of writing and reading BERT-base's mask.", PLAIN),
     "global_threshold": Benchmark(
         "Seconds, memory and exactness of pruning a BERT by one global threshold.", PLAIN
@@ -43,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="list the benchmarks and stop")
     smoke = "tiny sizes, to see that everything runs; nothing is written"
     parser.add_argument("--smoke", action="store_true", help=smoke)
+    quick = "fewer rounds and cases, for a first look; nothing is written"
+    parser.add_argument("--quick", action="store_true", help=quick)
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in BENCHMARKS]
     if unknown:
@@ -50,17 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.list:
         print("\n".join(f"{name:18}{b.question}" for name, b in BENCHMARKS.items()))
         return
+    scale: Scale = "smoke" if options.smoke else "quick" if options.quick else "full"
     for name in options.names or BENCHMARKS:
-        result = measured(name, options.smoke)
+        result = measured(name, scale)
         print(section(result), flush=True)
-        if not options.smoke:
+        if scale == "full":
             keep(result, ROOT)
 
 
-def measured(name: str, smoke: bool) -> dict[str, Any]:
+def measured(name: str, scale: Scale) -> dict[str, Any]:
     """Run one benchmark in a fresh process and return its result as JSON."""
     machine = Machine()
-    report = run_fresh(BENCHMARKS[name].environment, run_module, name, smoke)
+    report = run_fresh(BENCHMARKS[name].environment, run_module, name, scale)
     return {
         "benchmark": name,
         "question": BENCHMARKS[name].question,

