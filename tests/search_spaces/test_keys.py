@@ -49,7 +49,7 @@ PINNED_KEYS = {
     "random-layerwise": "22d285333f",
 }
 PINNED_CARRY = "40b55e8aa1"
-PINNED_SWEEP = "42252e52d7"
+PINNED_SWEEP = "c877e54ce4"
 
 
 def test_keys_of_handmade_trials_are_pinned() -> None:
