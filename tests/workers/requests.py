@@ -40,8 +40,8 @@ WORDS = [
 ]
 
 
-def make_model(folder: Path, seed: int = 0) -> Path:
-    """Save a two-layer BERT with random weights and a word tokenizer."""
+def make_model(folder: Path, seed: int = 0, config: BertConfig | None = None) -> Path:
+    """Save a BERT with random weights, by default of two layers, and a word tokenizer."""
     torch.manual_seed(seed)
     vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
@@ -54,7 +54,7 @@ def make_model(folder: Path, seed: int = 0) -> Path:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]"
     ).save_pretrained(str(folder))
-    config = BertConfig(
+    config = config or BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=16,
         num_hidden_layers=2,
