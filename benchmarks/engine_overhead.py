@@ -111,7 +111,7 @@ def _case(model: Model, num_steps: int, num_ranks: int, size: Size, is_judged: b
     added = spread([ours["wall_s_per_step"] / same["wall_s_per_step"] - 1 for ours, same in rounds])
     ends = ", ".join(f"{name} {rounds[-1]['loss']:.4f}" for name, rounds in samples.items())
     facts = (
-        f"Ours takes {added['median']:+.1%} of the wall seconds of '{SAME}' more "
+        f"Wall seconds of ours against '{SAME}': {added['median']:+.1%} "
         f"({added['q1']:+.1%} to {added['q3']:+.1%}).",
         f"Loss of the last step: {ends}.",
     )
