@@ -22,8 +22,8 @@ _THREAD_VARIABLES = (
 )
 
 
-# glibc gives every large tensor back to the kernel and faults its pages in again at each step;
-# kept in the process instead, a step of BERT-tiny under ZeRO 1 takes 0.78 of the CPU time.
+# glibc gives every large tensor back to the kernel and faults its pages in again at each step:
+# keep freed memory in the process instead (docs/decisions/0004).
 _KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),

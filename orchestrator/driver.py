@@ -15,7 +15,8 @@ from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, Transition
 from orchestrator.listeners import Listener, SweepOutcome
 from orchestrator.policies import Add, Policy
-from orchestrator.scheduler import RetryBudgets, Scheduler
+from orchestrator.retries import RetryBudgets
+from orchestrator.scheduler import Scheduler
 from orchestrator.store import DamagedArtifactError, Store
 from search_spaces.contracts import (
     Clock,

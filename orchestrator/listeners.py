@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.scheduler import Cause
+from orchestrator.retries import Cause
 from search_spaces.contracts import Failed, Progress, TrialResult, TrialState
 from search_spaces.trial import Trial
 

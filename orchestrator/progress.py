@@ -18,7 +18,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from orchestrator.listeners import SilentListener, SweepOutcome
-from orchestrator.scheduler import Cause
+from orchestrator.retries import Cause
 from search_spaces.canonical import short
 from search_spaces.contracts import Failed, Progress, TrialResult
 from search_spaces.trial import Trial

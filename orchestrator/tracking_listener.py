@@ -11,7 +11,7 @@ from functools import partial
 
 from orchestrator.judging import judge_sweep
 from orchestrator.listeners import SilentListener, SweepOutcome
-from orchestrator.scheduler import Cause
+from orchestrator.retries import Cause
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
 from orchestrator.tracking_client import first_line

@@ -13,6 +13,13 @@ from search_spaces.errors import did_you_mean
 from search_spaces.models import ModelSpecYaml
 from search_spaces.presets import PRESETS, with_preset
 from search_spaces.recipe_specs import RecipeSpec, SearchRecipeSpec, merge_recipes
+from search_spaces.run_specs import (
+    ResourcesSpec,
+    RetriesSpec,
+    TrackingSpec,
+    VerdictSpec,
+    check_batch,
+)
 from search_spaces.schedules import Schedule
 from search_spaces.splits import AnySelectRule, HashSelect, ReportSelect, SelectRule
 from search_spaces.tasks import (
@@ -25,7 +32,6 @@ from search_spaces.tasks import (
 
 Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0"]
 Control = Literal["random-uniform", "random-layerwise"]
-RuleName = Literal["noninferior", "subnetwork_std", "full_std", "overlap", "strict"]
 ITERATIVE_METHODS = ("imp", "layerwise-imp")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -73,49 +79,6 @@ class SplitsSpec(Frozen):
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return _with_kind(value)
-
-
-class VerdictSpec(Frozen):
-    """Which rule names a ticket matching (method rule 15)."""
-
-    rule: RuleName = "noninferior"
-    delta: float = Field(default=0.01, gt=0, lt=1, description="Fraction of the metric's range.")
-
-
-class ResourcesSpec(Frozen):
-    """What one gang is made of, and how many there are."""
-
-    gangs: Literal["auto"] | int = Field(default="auto", description="Trials at once.")
-    ranks: int = Field(default=1, ge=1, description="Processes of one gang.")
-    cpus_per_rank: int = Field(default=1, ge=1)
-    gpus_per_rank: float = Field(default=0, ge=0)
-    micro_batch_size: int | None = Field(default=None, ge=1, description="Default: whole share.")
-    layout: Literal["unpadded", "padded"] = Field(
-        default="unpadded", description="padded: the reference, transformers' own forward; slower."
-    )
-
-    @field_validator("gangs", mode="before")
-    @classmethod
-    def _auto_or_number(cls, value: Any) -> Any:
-        if value == "auto" or (type(value) is int and value >= 1):
-            return value
-        raise ValueError(f"is {value!r}, but must be 'auto' or a whole number >= 1")
-
-
-class RetriesSpec(Frozen):
-    """How often an attempt is repeated after each class of failure."""
-
-    error: int = Field(default=1, ge=0)
-    out_of_memory: int = Field(default=1, ge=0)
-    diverged: int = Field(default=0, ge=0)
-    infrastructure: int = Field(default=3, ge=0)
-
-
-class TrackingSpec(Frozen):
-    """Where results live for people."""
-
-    uri: str = Field(default="sqlite:///mlflow.db", description="MLflow tracking URI.")
-    experiment: str | None = Field(default=None, description="Default: the sweep's name.")
 
 
 class SweepSpec(Frozen):
@@ -256,7 +219,7 @@ class SweepSpec(Frozen):
         for task in info.data.get("tasks", ()):
             recipes += [task.recipe, task.search_recipe]
         for size in sorted({recipe.batch_size for recipe in recipes if recipe is not None}):
-            _check_batch(size, resources)
+            check_batch(size, resources)
         return resources
 
     def recipe_of(self, task: TaskSpec) -> RecipeSpec:
@@ -330,13 +293,3 @@ def _check_distinct(values: Sequence[Any], what: str) -> None:
     twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
         raise ValueError(f"has the {what} {twice[0]!r} more than once, but each must differ")
-
-
-def _check_batch(batch_size: int, resources: ResourcesSpec) -> None:
-    if batch_size % resources.ranks:
-        raise ValueError(f"ranks is {resources.ranks}, but must divide the batch of {batch_size}")
-    share, micro = batch_size // resources.ranks, resources.micro_batch_size
-    if micro is not None and share % micro:
-        raise ValueError(
-            f"micro_batch_size is {micro}, but must divide each rank's share, {share} examples"
-        )

@@ -12,7 +12,7 @@ from orchestrator.ending import show_places, show_verdicts
 from orchestrator.journal_reader import TrialRow
 from orchestrator.listeners import ListenerGroup, SilentListener
 from orchestrator.progress import LiveProgress
-from orchestrator.scheduler import Cause
+from orchestrator.retries import Cause
 from orchestrator.screens import show_status
 from orchestrator.sweep_context import SweepContext
 from search_spaces.contracts import Failed, FailureClass, TrialState

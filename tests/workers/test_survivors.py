@@ -14,7 +14,8 @@ from torch import nn
 
 from search_spaces.recipes import Recipe, learning_rate_factor
 from tests.workers.requests import recipe
-from workers.survivors import NO_DECAY, SurvivorAdamW, Tensors
+from workers.survivors import NO_DECAY, SurvivorAdamW
+from workers.tracked import Tensors
 
 NUM_WORDS, WIDTH, NUM_STEPS = 12, 5, 8
 USED = torch.tensor([1, 2, 5, 7, 11])

@@ -1,0 +1,160 @@
+"""One parameter under training: which of its weights can move, their masters and moments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+Tensors: TypeAlias = Mapping[nn.Parameter, torch.Tensor]
+
+
+class Tracked:
+    """One parameter's weights that can move, with their fp32 masters and moments.
+
+    Args:
+        parameter: What the model computes with, fp32 or bf16; set to ``values``.
+        values: Exact fp32 values to start from, in the parameter's shape.
+
+    Attributes:
+        master: fp32 masters; the parameter itself where it is fp32 and all of it can move.
+        exp_avg: First moments, in the master's shape.
+        exp_avg_sq: Second moments, likewise.
+        num_steps: Updates taken, a scalar tensor.
+    """
+
+    def __init__(self, parameter: nn.Parameter, values: torch.Tensor) -> None:
+        self.parameter = parameter
+        self.master = self._first_master(values)
+        self.exp_avg = torch.zeros_like(self.master)
+        self.exp_avg_sq = torch.zeros_like(self.master)
+        self.num_steps = torch.zeros((), device=self.master.device)
+        self._sum: torch.Tensor | None = None
+
+    def collect(self) -> None:
+        """Add the parameter's gradient to what the step will see, and free it."""
+        gradient, self.parameter.grad = self.parameter.grad, None
+        if gradient is not None:
+            part = self._select(gradient)
+            self._sum = part if self._sum is None else self._sum.add_(part)
+
+    def take_gradient(self) -> torch.Tensor | None:
+        """Return the collected gradient, in the master's shape, and forget it."""
+        gradient, self._sum = self._sum, None
+        return gradient
+
+    def _first_master(self, values: torch.Tensor) -> torch.Tensor:
+        self.parameter.copy_(values)
+        return self.parameter.detach()
+
+    def _select(self, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+    def write(self) -> None:
+        """Give the masters' values to the model; nothing to do where they are the model's."""
+
+    def whole_master(self) -> torch.Tensor:
+        """Return the parameter's fp32 masters; the removed ones are +0.0."""
+        return self.master
+
+
+class Rounded(Tracked):
+    """A parameter in bf16, all of whose weights can move."""
+
+    def _first_master(self, values: torch.Tensor) -> torch.Tensor:
+        self.parameter.copy_(values)
+        return values.clone()
+
+    def _select(self, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.float()
+
+    def write(self) -> None:
+        """Round the masters."""
+        self.parameter.copy_(self.master)
+
+
+class Survivors(Tracked):
+    """A pruned matrix: only its surviving weights are here, as one vector.
+
+    Args:
+        parameter: See ``Tracked``.
+        values: See ``Tracked``.
+        places: Where the survivors stand, row-major, int64, ascending.
+    """
+
+    def __init__(self, parameter: nn.Parameter, values: torch.Tensor, places: torch.Tensor):
+        self._places = places
+        super().__init__(parameter, values)
+        self.parameter.zero_()
+        self.write()
+
+    def _first_master(self, values: torch.Tensor) -> torch.Tensor:
+        return values.flatten().index_select(0, self._places)
+
+    def _select(self, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.flatten().index_select(0, self._places).float()
+
+    def write(self) -> None:
+        """Put the survivors into their places; no other weight is touched."""
+        values = self.master.to(self.parameter.dtype)
+        self.parameter.view(-1).scatter_(0, self._places, values)
+
+    def whole_master(self) -> torch.Tensor:
+        """Return the whole matrix."""
+        whole = torch.zeros(self.parameter.numel(), device=self.master.device)
+        return whole.scatter_(0, self._places, self.master).view_as(self.parameter)
+
+
+class UsedRows(Tracked):
+    """An embedding whose other rows never get a gradient: only the used rows are here.
+
+    Args:
+        parameter: See ``Tracked``.
+        values: See ``Tracked``; kept as long as this object.
+        rows: The rows that can get one, int64, ascending.
+    """
+
+    def __init__(self, parameter: nn.Parameter, values: torch.Tensor, rows: torch.Tensor):
+        self._rows, self._values = rows, values
+        self._place_of_row = torch.full((len(parameter),), -1, device=rows.device)
+        self._place_of_row[rows] = torch.arange(len(rows), device=rows.device)
+        super().__init__(parameter, values)
+
+    def _first_master(self, values: torch.Tensor) -> torch.Tensor:
+        self.parameter.copy_(values)
+        return values.index_select(0, self._rows)
+
+    def _select(self, gradient: torch.Tensor) -> torch.Tensor:
+        if not gradient.is_sparse:
+            return gradient.index_select(0, self._rows).float()
+        places = self._place_of_row[gradient._indices()[0]]  # -1, for another row, is refused
+        part = torch.zeros_like(self.master)
+        return part.index_add_(0, places, gradient._values().float())
+
+    def write(self) -> None:
+        """Put the rows into their places; no other row is touched."""
+        self.parameter.index_copy_(0, self._rows, self.master.to(self.parameter.dtype))
+
+    def whole_master(self) -> torch.Tensor:
+        """Return the whole embedding; unused rows are as they began."""
+        return self._values.index_copy(0, self._rows, self.master)
+
+
+def track(
+    parameter: nn.Parameter, values: torch.Tensor, survivors: Tensors, rows: Tensors
+) -> Tracked:
+    """Return what follows a parameter from its exact fp32 values on.
+
+    Args:
+        parameter: Set to its values.
+        values: In its shape; on any device.
+        survivors: Places of the survivors of each pruned matrix.
+        rows: Rows of embeddings that can get a gradient.
+    """
+    if parameter in survivors:
+        return Survivors(parameter, values, survivors[parameter].to(parameter.device))
+    if parameter in rows:
+        return UsedRows(parameter, values, rows[parameter].to(parameter.device))
+    return (Tracked if parameter.dtype == torch.float32 else Rounded)(parameter, values)
