@@ -77,6 +77,7 @@ class SurvivorAdamW(torch.optim.Optimizer):
         """Weights that can move: masters, and moments of each kind."""
         return sum(tracked.master.numel() for tracked in self._tracked.values())
 
+    @torch.no_grad()
     def master(self, parameter: nn.Parameter) -> torch.Tensor:
         """Return a parameter's fp32 masters, the removed ones +0.0; valid until the next step."""
         return self._tracked[parameter].whole_master()

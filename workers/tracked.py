@@ -59,6 +59,16 @@ class Tracked:
         """Return the parameter's fp32 masters; the removed ones are +0.0."""
         return self.master
 
+    @property
+    def _is_exact(self) -> bool:
+        """Whether the model holds fp32, and so the masters' own values."""
+        return self.parameter.dtype == torch.float32
+
+    def _written(self) -> torch.Tensor:
+        """Return the model's values, after the masters have been written there once more."""
+        self.write()
+        return self.parameter.detach()
+
 
 class Rounded(Tracked):
     """A parameter in bf16, all of whose weights can move."""
@@ -103,6 +113,8 @@ class Survivors(Tracked):
 
     def whole_master(self) -> torch.Tensor:
         """Return the whole matrix."""
+        if self._is_exact:
+            return self._written()
         whole = torch.zeros(self.parameter.numel(), device=self.master.device)
         return whole.scatter_(0, self._places, self.master).view_as(self.parameter)
 
@@ -139,6 +151,8 @@ class UsedRows(Tracked):
 
     def whole_master(self) -> torch.Tensor:
         """Return the whole embedding; unused rows are as they began."""
+        if self._is_exact:
+            return self._written()
         return self._values.index_copy(0, self._rows, self.master)
 
 
