@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.ending import report_folder, show_places, show_verdicts
+from orchestrator.journal_lock import has_ended
 from orchestrator.journal_reader import open_reader
 from orchestrator.listeners import SweepOutcome
 from orchestrator.plan import Plan, make_plan
@@ -147,13 +148,14 @@ def report(
 @app.command()
 def status(sweep: SweepPath, as_json: AsJson = False) -> None:
     """Show the state of every trial, from the sweep's journal; works while it runs."""
-    with open_reader(journal_path(load_sweep(sweep))) as reader:
+    path = journal_path(load_sweep(sweep))
+    with open_reader(path) as reader:
         rows, counts, meta = reader.trials(), reader.counts(), reader.meta()
     if as_json:
         data = [{**vars(row), "state": row.state.value} for row in rows]
         typer.echo(json.dumps({"sweep": meta["name"], "trials": data}, indent=2, default=str))
         return
-    show_status(Console(), meta["name"], rows, counts)
+    show_status(Console(), meta["name"], rows, counts, has_ended(path))
 
 
 @app.command()

@@ -41,6 +41,24 @@ class JournalLock:
         self._file.close()
 
 
+def has_ended(journal_path: Path) -> bool:
+    """Return whether the last writer is known to be gone: a process of this host that is no more.
+
+    Looks at the lock without taking it, so that no run is disturbed.
+    """
+    path = journal_path.with_name(f"{journal_path.name}.lock")
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        if holder["host"] != socket.gethostname():
+            return False
+        os.kill(int(holder["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return False
+
+
 def _own_description() -> dict[str, str | int]:
     since = datetime.now(UTC).isoformat(timespec="seconds")
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}

@@ -47,9 +47,13 @@ def plan_summary(plan: Plan) -> str:
 
 
 def show_status(
-    console: Console, sweep: str, rows: Sequence[TrialRow], counts: Mapping[TrialState, int]
+    console: Console,
+    sweep: str,
+    rows: Sequence[TrialRow],
+    counts: Mapping[TrialState, int],
+    has_ended: bool = False,
 ) -> None:
-    """Print every trial's state."""
+    """Print every trial's state; ``has_ended``: no run is there to end the running ones."""
     message = ("message*",) if any(row.message for row in rows) else ()
     table = _table(f"sweep {sweep}", "key", "trial*", "state", "<tries", "<time", *message)
     for row in rows:
@@ -58,6 +62,12 @@ def show_status(
         table.add_row(*cells, *([escape(row.message)] if message else []))
     console.print(table)
     console.print("  ".join(f"{state.value} {num}" for state, num in counts.items() if num))
+    if has_ended and counts.get(TrialState.RUNNING):
+        console.print(
+            "The run that started the RUNNING trials was interrupted. Type the same 'tickets run' "
+            "again: it goes on, and they start anew.",
+            highlight=False,
+        )
 
 
 def show_tickets(console: Console, tickets: Sequence[Ticket]) -> None:

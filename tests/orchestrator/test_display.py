@@ -57,6 +57,15 @@ def test_brackets_in_a_failure_are_shown_as_they_are() -> None:
     assert GLOO in said(screen)
 
 
+@pytest.mark.parametrize(("has_ended", "num_running"), [(True, 1), (True, 0), (False, 1)])
+def test_status_says_that_a_run_was_interrupted(has_ended: bool, num_running: int) -> None:
+    """Only where trials are RUNNING and nobody runs them; the remedy is the same command."""
+    screen = console()
+    show_status(screen, "toy", [], {TrialState.RUNNING: num_running}, has_ended)
+    shown = " ".join(said(screen).split())
+    assert ("Type the same 'tickets run' again" in shown) is (has_ended and num_running == 1)
+
+
 def test_a_listener_that_breaks_is_left_out() -> None:
     """The sweep goes on, and the other listeners are told everything."""
 

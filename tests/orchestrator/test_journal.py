@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo, Transition
+from orchestrator.journal_lock import has_ended
 from orchestrator.store import Store
 from search_spaces.contracts import TrialState
 from search_spaces.errors import UserError
@@ -140,15 +141,27 @@ def test_a_killed_writer_leaves_its_lock_and_its_work(path, store):
         assert process.stdout.readline() == "ready\n"
         with pytest.raises(UserError, match=f"process {process.pid} on "):
             Journal.open(path, SWEEP, now=3.0)
+        assert not has_ended(path)
     finally:
         process.kill()
         process.communicate()
+    assert has_ended(path)
     with Journal.open(path, SWEEP, now=4.0) as journal:
         assert journal.counts()[TrialState.RUNNING] == 0
         assert journal.counts()[TrialState.SUCCEEDED] == 1
         assert journal.num_attempts(trial.key) == 1
         last = journal.events()[-1]
         assert (last.at, last.key, last.kind) == (4.0, trial.key, "interrupted")
+
+
+def test_only_a_writer_that_is_surely_gone_has_ended(path):
+    """Another host's, an unreadable one and none at all may be alive."""
+    assert not has_ended(path)
+    path.parent.mkdir(parents=True)
+    lock = path.with_name(f"{path.name}.lock")
+    for text in ("", "{", '{"pid": 1}', '{"pid": 999999999, "host": "elsewhere"}'):
+        lock.write_text(text)
+        assert not has_ended(path)
 
 
 def test_a_journal_rebuilt_from_the_store_equals(path, tmp_path, store):
