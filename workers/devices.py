@@ -52,6 +52,6 @@ def has_bf16(device: torch.device) -> bool:
 def _warn_once() -> None:
     _log.warning(
         "recipe.dtype is bf16, but this CPU has neither AVX512-BF16 nor AMX: bf16 is emulated, "
-        "and a step of BERT takes about 8 to 30 times as long as in fp32. Write dtype: fp32, or "
+        "and a step of BERT takes many times as long as in fp32. Write dtype: fp32, or "
         "run on a GPU or on a CPU that has them (Xeon from Sapphire Rapids, EPYC from Zen 4)."
     )
