@@ -17,7 +17,7 @@ from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo
 from orchestrator.listeners import ListenerGroup, SilentListener
 from orchestrator.policies import Add, LadderPolicy, Skip
-from orchestrator.scheduler import BACKOFF_BASE_S, DEFAULT_BUDGETS
+from orchestrator.retries import BACKOFF_BASE_S, DEFAULT_BUDGETS
 from orchestrator.store import Store
 from search_spaces.contracts import FailureClass, TrialState
 from search_spaces.errors import UserError

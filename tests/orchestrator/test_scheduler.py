@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.graph import MissingParentError, TrialGraph
-from orchestrator.scheduler import (
-    BACKOFF_BASE_S,
-    BACKOFF_LIMIT_S,
-    Cause,
-    Scheduler,
-    SchedulerError,
-    backoff_s,
-)
+from orchestrator.retries import BACKOFF_BASE_S, BACKOFF_LIMIT_S, Cause, backoff_s
+from orchestrator.scheduler import Scheduler, SchedulerError
 from search_spaces.contracts import FailureClass, TrialState
 from tests.orchestrator.factories import make_dag, make_lineage, make_trial
 from tests.orchestrator.test_graph import as_networkx, dags
