@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from orchestrator.listeners import SweepOutcome
-from orchestrator.scheduler import Cause
+from orchestrator.retries import Cause
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
 from orchestrator.tracking_client import open_client, quoted, search_all
