@@ -1,4 +1,4 @@
-"""Laws of a trial that several ranks share: real processes, gloo and DeepSpeed's ZeRO stage 1."""
+"""Laws of a trial that several ranks share: real processes, gloo and DeepSpeed."""
 
 from __future__ import annotations
 
