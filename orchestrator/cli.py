@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.ctrl_c import CtrlC
 from orchestrator.ending import report_folder, show_places, show_verdicts
 from orchestrator.journal_lock import has_ended
 from orchestrator.journal_reader import open_reader
@@ -104,8 +105,9 @@ def run(sweep: SweepPath) -> None:
 
     tracking = TrackingListener(tracker, spec, store, say)
     try:
-        with LiveProgress(console, len(context.trials)) as progress:
-            outcome = run_on_ray(context, ListenerGroup([progress, tracking]), say)
+        with CtrlC() as ctrl_c, LiveProgress(console, len(context.trials)) as progress:
+            listeners = ListenerGroup([progress, tracking])
+            outcome = run_on_ray(context, listeners, say, ctrl_c.check)
     except KeyboardInterrupt:  # while Ray starts: no trial has begun
         say(_go_on(sweep))
         raise typer.Exit(130) from None

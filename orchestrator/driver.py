@@ -48,6 +48,7 @@ def run_sweep(
     listener: Listener,
     clock: Clock,
     make_request: RequestMaker,
+    check: Callable[[], None] = lambda: None,
 ) -> SweepOutcome:
     """Run every trial that the store does not hold yet.
 
@@ -63,6 +64,7 @@ def run_sweep(
         clock: Seconds since the epoch.
         make_request: Turns a trial and an attempt's name into a request; a UserError that it
             raises fails the trial.
+        check: Called in every round of the loop; may raise KeyboardInterrupt to stop the sweep.
 
     Returns:
         How it ended. After a KeyboardInterrupt ``cancelled`` is True and nothing that was
@@ -84,6 +86,7 @@ def run_sweep(
             listener=listener,
             clock=clock,
             make_request=make_request,
+            check=check,
         )
         try:
             drive.reuse_committed()
@@ -115,6 +118,7 @@ class _Drive:
     listener: Listener
     clock: Clock
     make_request: RequestMaker
+    check: Callable[[], None]
 
     def __post_init__(self) -> None:
         self._scheduler = Scheduler(self.graph, self.budgets)
@@ -137,6 +141,7 @@ class _Drive:
     def run(self) -> None:
         """Go on until no trial is pending or running."""
         while not self._scheduler.is_finished:
+            self.check()
             self._start_ready()
             if not self._scheduler.is_finished:
                 wakeup_s = self._scheduler.next_wakeup(self.clock())

@@ -21,7 +21,10 @@ from search_spaces.errors import UserError
 
 
 def run_on_ray(
-    context: SweepContext, listener: Listener, announce: Callable[[str], None]
+    context: SweepContext,
+    listener: Listener,
+    announce: Callable[[str], None],
+    check: Callable[[], None],
 ) -> SweepOutcome:
     """Run all of a sweep's trials on the Ray cluster of RAY_ADDRESS, or on a local one.
 
@@ -29,6 +32,7 @@ def run_on_ray(
         context: The sweep.
         listener: Told of every change.
         announce: Told where things are.
+        check: Called in every round of the driver's loop; may raise KeyboardInterrupt.
 
     Raises:
         UserError: Another process runs the sweep, or store or cluster cannot be used.
@@ -60,6 +64,7 @@ def run_on_ray(
             listener,
             time.time,
             make_request,
+            check,
         )
 
 

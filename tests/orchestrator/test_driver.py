@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+import sys
 import tempfile
 from collections import Counter
 from functools import partial
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.ctrl_c import CtrlC
 from orchestrator.driver import new_attempt, run_sweep
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo
@@ -83,6 +86,7 @@ class World:
         request=make_request,
         executor=SimulatedExecutor,
         later=(),
+        check=lambda: None,
         **options,
     ):
         clock = clock or FakeClock()
@@ -98,6 +102,7 @@ class World:
                 ListenerGroup([self.diary]),
                 clock,
                 partial(request, self.store.uri),
+                check,
             )
 
     @property
@@ -254,6 +259,35 @@ def test_an_interrupted_sweep_keeps_what_is_committed(world):
     world.diary = Diary()
     assert world.run(trials).succeeded
     assert world.submitted == [trial.key for trial in trials[2:]]
+
+
+class Interrupted:
+    """Ctrl-C is pressed while its destructor runs."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+class Deaf(Diary):
+    """Does not hear of a Ctrl-C that is pressed when the second trial has succeeded."""
+
+    def succeeded(self, trial, result):
+        super().succeeded(trial, result)
+        if len(self.of("succeeded")) == 2:
+            Interrupted()
+
+
+def test_an_interrupt_that_python_drops_stops_the_sweep_all_the_same(world, capsys):
+    """As in a destructor or fork hook; and not with a traceback."""
+    trials = make_lineage(num_rounds=5)
+    world.diary = Deaf()
+    handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    with CtrlC() as ctrl_c:
+        outcome = world.run(trials, check=ctrl_c.check)
+    assert outcome.cancelled
+    assert outcome.counts[TrialState.SUCCEEDED] == 2
+    assert capsys.readouterr().err == ""
+    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == (handler, hook)
 
 
 def test_the_executor_is_closed_whatever_happens(world):
