@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
+from workers.grouped_attention import grouped_attention
+
 UNPADDED = "tickets_unpadded"  # its name in transformers
 _VARLEN_DTYPES = (torch.bfloat16, torch.float16)
 
@@ -53,6 +55,9 @@ def unpadded_attention(
         attended = varlen_attn(q, k, v, starts, starts, longest, longest, scale=scaling)
         assert isinstance(attended, torch.Tensor)  # it returns more only when asked
         return attended[None], None
+    if dropout and query.dtype == torch.float32 and not query.is_cuda:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return grouped_attention(q, k, v, groups, dropout, scale)[None], None
     return _by_group((q, k, v), groups, dropout, scaling)[None], None
 
 

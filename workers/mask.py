@@ -96,7 +96,7 @@ class Mask:
         Raises:
             KeyError: The prunable set has no such matrix.
         """
-        kept = read_bits(self.bits, matrix_slices(self.prunable)[name])
+        kept = read_bits(self.bits, self._places[name])
         return kept.reshape(self.prunable.shapes[self.prunable.names.index(name)])
 
     @cached_property
@@ -112,8 +112,7 @@ class Mask:
     @cached_property
     def kept_per_matrix(self) -> dict[str, int]:
         """Weights that are kept of each matrix, by name."""
-        places = matrix_slices(self.prunable)
-        return {name: count_bits(self.bits, place) for name, place in places.items()}
+        return {name: count_bits(self.bits, place) for name, place in self._places.items()}
 
     @property
     def sparsity_per_matrix(self) -> dict[str, float]:
@@ -165,6 +164,10 @@ class Mask:
                 f"Two masks cannot be compared: one is over {describe(self.prunable)}, the "
                 f"other over {describe(other.prunable)}. Compare masks of one model."
             )
+
+    @cached_property
+    def _places(self) -> dict[str, slice]:
+        return matrix_slices(self.prunable)
 
     def _kept_shares(self) -> dict[str, float]:
         sizes = dict(zip(self.prunable.names, map(math.prod, self.prunable.shapes), strict=True))

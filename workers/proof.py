@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from search_spaces.checkpoint import iter_parameters
 from search_spaces.contracts import FailureClass
+from workers.bits import chunks
 from workers.failures import TrialFailure
 from workers.mask import Mask
 
@@ -31,10 +32,8 @@ def prove_rewound(start: Arrays, folder: Path, mask: Mask | None) -> int:
     for name, values in iter_parameters(folder):
         if name not in start:  # a pooler that the task model does not have
             continue
-        expected = np.ascontiguousarray(values)
-        if mask is not None and name in mask.prunable.names:
-            expected = np.where(mask.matrix(name), expected, np.float32(0.0))
-        if not _same_bits(expected, start[name]):
+        kept = mask.matrix(name) if mask and name in mask.prunable.names else None
+        if not _starts_from(values, kept, start[name]):
             raise _broken(f"{name} does not start from theta_0 under its mask")
         num_equal += 1
     return num_equal
@@ -60,11 +59,26 @@ def prove_zeros(weights: Arrays, mask: Mask | None, where: str) -> int:
     return num_zero
 
 
-def _same_bits(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
-    """Return whether two arrays are equal bit for bit; 8 bytes at a time where they divide."""
-    word = np.int64 if one.size % 2 == 0 else np.int32
-    return one.shape == other.shape and np.array_equal(
-        one.reshape(-1).view(word), other.reshape(-1).view(word)
+def _starts_from(
+    theta0: npt.NDArray[np.float32],
+    kept: npt.NDArray[np.bool_] | None,
+    start: npt.NDArray[np.float32],
+) -> bool:
+    """Return whether ``start`` is theta_0 where ``kept`` (None = everywhere), else +0.0.
+
+    Compares the bits, chunk by chunk: no copy of a whole matrix is made.
+    """
+    if theta0.shape != start.shape:
+        return False
+    expected, found = (np.ascontiguousarray(array).reshape(-1) for array in (theta0, start))
+    if kept is None and expected.size % 2 == 0:  # two weights at a time
+        expected, found = expected.view(np.int64), found.view(np.int64)
+    else:
+        expected, found = expected.view(np.int32), found.view(np.int32)
+    flat = None if kept is None else kept.reshape(-1)
+    return all(
+        np.array_equal(expected[part] if flat is None else expected[part] * flat[part], found[part])
+        for part in chunks(slice(0, expected.size))
     )
 
 

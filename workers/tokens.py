@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,6 +54,12 @@ class TokenSplit:
         return occurs
 
 
+@cache
+def library_version(distribution: str) -> str:
+    """Return an installed distribution's version; its metadata take milliseconds to parse."""
+    return version(distribution)
+
+
 def token_splits(
     model: ModelIdentity, model_folder: Path, task: TaskIdentity, place: TaskPlace, cache: Path
 ) -> dict[str, TokenSplit]:
@@ -65,7 +72,7 @@ def token_splits(
         SpecError: The data are faulty or changed since the sweep was planned, or the tokenizer
             gives a text no token, or an id that the model has no embedding for.
     """
-    libraries = [version(name) for name in ("transformers", "tokenizers")]
+    libraries = [library_version(name) for name in ("transformers", "tokenizers")]
     names = [
         "tokens",
         TOKENS_VERSION,

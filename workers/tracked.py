@@ -61,13 +61,8 @@ class Tracked:
 
     @property
     def _is_exact(self) -> bool:
-        """Whether the model holds fp32, and so the masters' own values."""
+        """Whether the model is in fp32 and so, as every step ends with ``write``, the masters."""
         return self.parameter.dtype == torch.float32
-
-    def _written(self) -> torch.Tensor:
-        """Return the model's values, after the masters have been written there once more."""
-        self.write()
-        return self.parameter.detach()
 
 
 class Rounded(Tracked):
@@ -114,7 +109,7 @@ class Survivors(Tracked):
     def whole_master(self) -> torch.Tensor:
         """Return the whole matrix."""
         if self._is_exact:
-            return self._written()
+            return self.parameter.detach()
         whole = torch.zeros(self.parameter.numel(), device=self.master.device)
         return whole.scatter_(0, self._places, self.master).view_as(self.parameter)
 
@@ -152,7 +147,7 @@ class UsedRows(Tracked):
     def whole_master(self) -> torch.Tensor:
         """Return the whole embedding; unused rows are as they began."""
         if self._is_exact:
-            return self._written()
+            return self.parameter.detach()
         return self._values.index_copy(0, self._rows, self.master)
 
 

@@ -6,7 +6,6 @@ import resource
 import socket
 import time
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from workers.mask import Mask
 from workers.mask_file import write_mask
 from workers.proof import prove_rewound, prove_zeros
 from workers.pruners import Pruned, global_magnitude, layerwise_magnitude
-from workers.tokens import token_splits
+from workers.tokens import library_version, token_splits
 
 PRUNERS = {"global-magnitude": global_magnitude, "layerwise-magnitude": layerwise_magnitude}
 
@@ -188,7 +187,7 @@ def numerics_of(request: TrialRequest, shard: Shard, device: torch.device) -> Nu
         num_ranks=shard.num_ranks,
         micro_batch_size=shard.micro_batch_size,
         num_threads=torch.get_num_threads(),
-        versions={name: version(name) for name in ("torch", "transformers", "deepspeed")},
+        versions={n: library_version(n) for n in ("torch", "transformers", "deepspeed")},
     )
 
 
