@@ -87,7 +87,8 @@ def keep(result: Mapping[str, Any], root: Path) -> None:
     path = folder / f"{result['benchmark']}.json"
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     (root / "docs").mkdir(exist_ok=True)
-    (root / "docs" / "benchmarks.md").write_text(page(read_results(folder, BENCHMARKS)))
+    results = read_results(folder, BENCHMARKS)
+    (root / "docs" / "benchmarks.md").write_text(page(results, folder.parent / "notes"))
 
 
 if __name__ == "__main__":

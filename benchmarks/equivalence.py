@@ -2,7 +2,7 @@
 
     python -m benchmarks.equivalence benchmarks/equivalence.yaml docs/results/equivalence.json
 
-Every trial of the sweep is trained once in each variant. A variant is equivalent to the
+Every ticket of the sweep is trained once in each variant. A variant is equivalent to the
 reference at a task and sparsity if the 90% t interval of the mean difference of the select
 scores lies inside +-delta; that is two one-sided tests at 5%.
 """
@@ -52,12 +52,12 @@ class Group:
 
 
 def requests_of(sweep: Path, folder: Path) -> dict[tuple[Group, int, str], TrialRequest]:
-    """Return a request for each trial of the sweep, which has no lineages, in each variant."""
+    """Return a request for each ticket of the sweep, which has no lineages, in each variant."""
     context = SweepContext.open(sweep)
     store = Store(str(folder / "store"))
     make = request_maker(context.spec, context.models, context.tasks, store, cache_folder())
     found = {}
-    for trial in context.trials:
+    for trial in (trial for trial in context.trials if trial.spec.mask is not None):
         role = trial.main_role
         plain = make(trial, "a001-00000000")
         for variant, (layout, dtype) in VARIANTS.items():

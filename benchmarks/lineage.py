@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -72,10 +72,11 @@ SMOKE = Size("made-up", 64, num_prunes=2, num_steps=2, num_seeds=1, dropout=0.0,
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of a lineage came to: the score on the report split, and the last loss."""
+    """What one round of a lineage came to: score on the report split, last loss, seconds."""
 
     score: float
     loss: float
+    phases: Mapping[str, float] = field(default_factory=dict)
 
 
 def run(smoke: bool, quick: bool = False) -> Report:
@@ -88,6 +89,7 @@ def run(smoke: bool, quick: bool = False) -> Report:
         )
     goals = () if smoke or quick else (GOAL,)
     costs = without(samples, *(name for name in samples[OURS][0] if "_round_" in name))
+    facts = (*score_facts(samples), phase_fact(samples[OURS]))
     return Report(
         variants={
             REFERENCE: "BERT-Tickets' rounds, written anew from their description: every step "
@@ -110,7 +112,7 @@ def run(smoke: bool, quick: bool = False) -> Report:
             "ranks": "1",
             "rounds": f"{size.num_seeds} lineages, one a seed, after a short trial to warm up",
         },
-        cases=(Case(f"{BERT_TINY.name}, task {size.task}", costs, score_facts(samples), goals),),
+        cases=(Case(f"{BERT_TINY.name}, task {size.task}", costs, facts, goals),),
     )
 
 
@@ -125,6 +127,15 @@ def score_facts(samples: Mapping[str, Sequence[Sample]]) -> tuple[str, ...]:
             (rounds[-1:], "last round"),
         )
     )
+
+
+def phase_fact(lineages: Sequence[Sample]) -> str:
+    """Return the share of each phase of our trials, over all lineages."""
+    names = [name for name in lineages[0] if name.startswith("s_round_")]
+    seconds = {n: sum(sample[n] for sample in lineages) for n in names}
+    total = sum(seconds.values())
+    shown = (f"{n.removeprefix('s_round_')} {own / total:.0%}" for n, own in seconds.items())
+    return f"Phases of our trials, share of wall time: {', '.join(shown)}."
 
 
 def _difference(samples: Mapping[str, Sequence[Sample]], names: list[str], what: str) -> str:
@@ -161,7 +172,10 @@ def _sample(lineage: Callable[[int], list[Round]], number: int) -> Sample:
     rounds, seconds = timed(partial(lineage, number + 1))
     scores = {f"score_round_{k}": found.score for k, found in enumerate(rounds)}
     losses = {f"loss_round_{k}": found.loss for k, found in enumerate(rounds)}
-    return {**seconds, **scores, **losses}
+    phases = {
+        f"s_round_{name}": sum(found.phases[name] for found in rounds) for name in rounds[0].phases
+    }
+    return {**seconds, **scores, **losses, **phases}
 
 
 class Lineages:
@@ -252,4 +266,5 @@ def _task(size: Size, folder: Path) -> TaskFacts:
 
 
 def _round_of(result: TrialResult) -> Round:
-    return Round(result.primary("report"), result.losses[-1][1])
+    phases = {name: s for name, s in result.seconds.items() if name != "total"}
+    return Round(result.primary("report"), result.losses[-1][1], phases)

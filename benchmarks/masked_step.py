@@ -19,6 +19,7 @@ from benchmarks.measure import (
     timed,
     without,
 )
+from benchmarks.profiles import operations
 from benchmarks.sentences import MNLI, SST2, Kind
 from benchmarks.workload import (
     BERT_TINY,
@@ -138,6 +139,7 @@ def _case(setting: Setting, size: Size, is_judged: bool) -> Case:
     facts = (
         f"Loss of the last step: {ends} (equal but for the draws of dropout, and for the batches "
         "of the last one).",
+        *((_profile(setting, size),) if is_judged else ()),
     )
     goals = goals_of(setting) if is_judged else ()
     return Case(setting.name, without(samples, "loss"), facts, goals)
@@ -156,7 +158,11 @@ def goals_of(setting: Setting) -> tuple[Goal, ...]:
 
 def measure(setting: Setting, size: Size) -> dict[str, list[Sample]]:
     """Return seconds per step and the last loss of each round, by variant."""
-    work = workload(
+    return interleave(_variants(_work(setting, size)), size.num_rounds)
+
+
+def _work(setting: Setting, size: Size) -> Workload:
+    return workload(
         setting.model,
         setting.kind,
         batch_size=size.batch_size,
@@ -165,7 +171,17 @@ def measure(setting: Setting, size: Size) -> dict[str, list[Sample]]:
         hidden_dropout=size.dropout,
         attention_dropout=size.dropout,
     )
-    return interleave(_variants(work), size.num_rounds)
+
+
+def _profile(setting: Setting, size: Size) -> str:
+    work = _work(setting, size)
+    engine = work.engine()
+    work.rewind(engine, work.mask)
+    steps = work.our_steps(engine)
+    steps(0)
+    told = operations(partial(steps, 1))
+    engine.destroy()
+    return told
 
 
 def _variants(work: Workload) -> dict[str, Callable[[int], Sample]]:

@@ -12,15 +12,28 @@ from benchmarks.measure import OURS
 
 _HEAD = """# Benchmarks
 
-Written by `make bench`; do not edit. [How to read it, and what is fair about
-it](../benchmarks/README.md). Every cell is a median over rounds with its quartiles; a ratio above 1
-means that ours takes less. Each peer ran in turn with ours, on the same work.
+Written by `make bench`; do not edit it, remarks stand in `benchmarks/notes/`. [How to read it, and
+what is fair about it](../benchmarks/README.md). Every cell is a median over rounds with its
+quartiles; a ratio above 1 means that ours takes less. Each peer ran in turn with ours, on the same
+work.
 """
 
 
-def page(results: Iterable[Mapping[str, Any]]) -> str:
-    """Return the page of all results, as Markdown."""
-    return "\n".join([_HEAD, *(section(result) for result in results)])
+def page(results: Iterable[Mapping[str, Any]], notes: Path) -> str:
+    """Return the page of all results, as Markdown.
+
+    Args:
+        results: In the page's order.
+        notes: A folder; what stands in its NAME.md, for example why a goal was missed, is put
+            under that benchmark's section.
+    """
+    parts = [_HEAD]
+    for result in results:
+        parts.append(section(result))
+        note = notes / f"{result['benchmark']}.md"
+        if note.is_file():
+            parts.append(note.read_text())
+    return "\n".join(parts)
 
 
 def section(result: Mapping[str, Any]) -> str:

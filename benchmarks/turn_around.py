@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks.fresh_trial import prepare
 from benchmarks.machine import ROOT
 from benchmarks.measure import OURS, Case, Goal, Report, Sample, interleave, timed, without
+from benchmarks.profiles import functions
 from benchmarks.tasks import made_up_task
 from benchmarks.workload import (
     BERT_TINY,
@@ -90,6 +91,8 @@ def _case(model: Model, size: Size, is_judged: bool) -> Case:
     samples = measure(model, size)
     proved = samples[OURS][0]["num_proved"]
     facts = (f"{proved:g} tensors proved to start from theta_0 under the mask, in every round.",)
+    if is_judged:
+        facts += (_profile(model, size),)
     goals = GOALS if is_judged and model == MINILM else ()
     return Case(model.name, without(samples, "num_proved"), facts, goals)
 
@@ -103,6 +106,14 @@ def measure(model: Model, size: Size) -> dict[str, list[Sample]]:
             OURS: partial(_warm, requests, Engines()),
         }
         return interleave(variants, size.num_rounds, size.num_warmups)
+
+
+def _profile(model: Model, size: Size) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        requests, engines = _requests(model, size, Path(folder)), Engines()
+        for number in range(2):
+            prepare(engines, requests(number))
+        return functions(partial(prepare, engines, requests(2)))
 
 
 def _warm(requests: Callable[[int], TrialRequest], engines: Engines, number: int) -> Sample:

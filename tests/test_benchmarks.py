@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import (
     engine_overhead,
@@ -19,6 +20,7 @@ from benchmarks import (
     mask_file,
     masked_step,
     masked_update,
+    profiles,
     turn_around,
 )
 from benchmarks.__main__ import BENCHMARKS, keep, main
@@ -110,10 +112,25 @@ def test_both_lineages_come_to_the_same_scores() -> None:
     with single_rank():
         samples = lineage.measure(lineage.SMOKE)
     ours, theirs = samples[OURS][0], samples[lineage.REFERENCE][0]
-    rounds = [name for name in ours if "_round_" in name]
+    assert sum(seconds for name, seconds in ours.items() if name.startswith("s_round_")) > 0
+    rounds = [name for name in ours if name.startswith(("score_round_", "loss_round_"))]
     assert len(rounds) == 2 * 3
     for name in rounds:
         assert theirs[name] == pytest.approx(ours[name], abs=1e-3), name
+
+
+def test_a_profile_names_what_took_the_time() -> None:
+    """Largest share first, of torch's operations and of Python's functions."""
+    square = torch.ones(300, 300)
+    assert "share of own CPU time): `aten::mm` " in profiles.operations(lambda: square @ square)
+    told = profiles.functions(lambda: sum(_count(n) for n in range(300)))
+    assert "share of own time): `test_benchmarks.py:_count` " in told
+
+
+def _count(number: int) -> int:
+    for _ in range(1000):
+        number += 1
+    return number
 
 
 def test_score_differences_are_paired_over_seeds() -> None:
@@ -250,6 +267,9 @@ def result(name: str, others_cpus: float) -> dict[str, Any]:
 
 def test_a_result_is_kept_beside_the_others_and_a_busy_machine_is_named(tmp_path: Path) -> None:
     """The page shows all results that are there, in one order, with their conditions."""
+    notes = tmp_path / "benchmarks" / "notes"
+    notes.mkdir(parents=True)
+    (notes / "mask_file.md").write_text("A remark.\n")
     keep(result("mask_file", others_cpus=0.0), tmp_path)
     keep(result("masked_step", others_cpus=1.5), tmp_path)
     page = (tmp_path / "docs" / "benchmarks.md").read_text()
@@ -257,6 +277,7 @@ def test_a_result_is_kept_beside_the_others_and_a_busy_machine_is_named(tmp_path
     assert page.count("| `cpu_s` | 1 | 2.5 | 2.5 |") == 2
     assert page.count("Not a quiet machine: 1.50 CPUs") == 1
     assert page.count("- dtype: fp32\n- date: today\n") == 2
+    assert page.endswith("A remark.\n")
     written = json.loads((tmp_path / "benchmarks" / "results" / "mask_file.json").read_text())
     assert written == result("mask_file", others_cpus=0.0)
 

@@ -24,6 +24,8 @@ def test_tokens_of_another_library_version_are_not_taken_over(
 
     assert [num_folders(), num_folders()] == [1, 1]
     for library in ("transformers", "tokenizers"):
-        monkeypatch.setattr("workers.tokens.library_version", lambda n, other=library: str(n == other))
+        monkeypatch.setattr(
+            "workers.tokens.library_version", lambda n, other=library: str(n == other)
+        )
         num = num_folders()
     assert num == 3
