@@ -20,7 +20,7 @@ from orchestrator.report_text import (
     show_seconds,
 )
 from search_spaces.canonical import short
-from search_spaces.contracts import TrialState
+from search_spaces.contracts import MaskInfo, TrialState
 
 if TYPE_CHECKING:  # it imports MLflow
     from orchestrator.queries import LineageRow, Ticket
@@ -105,6 +105,31 @@ def show_lineage(console: Console, rows: Sequence[LineageRow]) -> None:
         mask = short(row.mask_sha256) if row.mask_sha256 else "none: dense"
         sparsity = show_percent(row.sparsity)
         table.add_row(short(row.trial_key), sparsity, show_count(row.num_removed), mask)
+    console.print(table)
+
+
+def show_mask(console: Console, name: str, info: MaskInfo) -> None:
+    """Print the sparsity of a mask and of each of its matrices."""
+    table = _table(f"{name}", "matrix*", "<kept", "<sparsity", "")
+    for matrix, kept in info.kept_per_matrix.items():
+        flag = "collapsed" if matrix in info.collapsed else ""
+        sparsity = show_percent(info.sparsity_per_matrix[matrix])
+        table.add_row(escape(matrix), f"{kept:,}", sparsity, flag)
+    console.print(table)
+    share = show_percent(info.num_removed / info.num_weights)
+    console.print(
+        f"{info.num_removed:,} of {info.num_weights:,} weights removed ({share}); "
+        f"mask {short(info.sha256)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def show_overlaps(console: Console, rows: Sequence[tuple[str, str, float]]) -> None:
+    """Print the overlap of each pair of masks."""
+    table = _table("weights kept by both / by either", "mask*", "mask*", "<overlap")
+    for first, second, overlap in rows:
+        table.add_row(escape(first), escape(second), f"{overlap:.4f}")
     console.print(table)
 
 

@@ -92,12 +92,12 @@ def _rows(before: Mask, mask: Mask) -> Iterator[dict[str, Any]]:
             yield row | {"bits": np.packbits(kept).tobytes()}
 
 
-def read_lineage(data: bytes, prunable: PrunableSet, place: str) -> Lineage:
+def read_lineage(data: bytes, prunable: PrunableSet | None, place: str) -> Lineage:
     """Return the masks in the bytes of a lineage file, after checking all of it.
 
     Args:
         data: The file's bytes.
-        prunable: The prunable set that the masks must belong to.
+        prunable: The prunable set that the masks must belong to; None = that of the file.
         place: Names the file in messages.
 
     Raises:
@@ -121,11 +121,11 @@ def read_lineage(data: bytes, prunable: PrunableSet, place: str) -> Lineage:
     return lineage
 
 
-def _read_masks(reader: Any, prunable: PrunableSet, place: str) -> Iterator[Mask]:
+def _read_masks(reader: Any, prunable: PrunableSet | None, place: str) -> Iterator[Mask]:
     """Yield the mask of each record batch of an open file."""
     if not reader.schema.equals(_SCHEMA):
         raise ValueError("not the columns of a lineage file")
-    mask = Mask.ones(prunable)
+    mask: Mask | None = None
     for index in range(reader.num_record_batches):
         batch = reader.get_batch(index)
         batch.validate(full=True)
@@ -134,9 +134,10 @@ def _read_masks(reader: Any, prunable: PrunableSet, place: str) -> Iterator[Mask
             names=tuple(row["name"] for row in rows),
             shapes=tuple(tuple(row["shape"]) for row in rows),
         )
+        prunable = prunable or found
         check_model(found, prunable, place, "lineage")
-        survivors = map(mask.matrix, prunable.names)
-        mask = Mask.from_matrices(prunable, map(_kept, rows, survivors))
+        before = mask or Mask.ones(prunable)
+        mask = Mask.from_matrices(prunable, map(_kept, rows, map(before.matrix, prunable.names)))
         yield mask
 
 

@@ -64,12 +64,12 @@ def write_mask(mask: Mask, metadata: Mapping[str, str], num_ties: int = 0) -> by
     return seal(sink.getvalue().to_pybytes())
 
 
-def read_mask(data: bytes, prunable: PrunableSet, place: str) -> Mask:
+def read_mask(data: bytes, prunable: PrunableSet | None, place: str) -> Mask:
     """Return the mask in the bytes of a mask file, after checking all of it.
 
     Args:
         data: The file's bytes.
-        prunable: The prunable set that the mask must belong to.
+        prunable: The prunable set that the mask must belong to; None = that of the file.
         place: Names the file in messages.
 
     Raises:
@@ -91,8 +91,9 @@ def read_mask(data: bytes, prunable: PrunableSet, place: str) -> Mask:
         _refuse(place, f"it cannot be read ({type(error).__name__})", error)
     if found.sha256 != metadata.get("prunable_sha256"):
         _refuse(place, "its matrices do not have the sha256 that it records")
-    check_model(found, prunable, place, "mask")
-    mask = Mask.from_matrices(prunable, (_kept(row, place) for row in rows))
+    if prunable is not None:
+        check_model(found, prunable, place, "mask")
+    mask = Mask.from_matrices(found, (_kept(row, place) for row in rows))
     if mask.sha256 != metadata.get("mask_sha256"):
         _refuse(place, "its bits do not have the sha256 that it records")
     return mask
