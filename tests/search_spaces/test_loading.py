@@ -130,7 +130,10 @@ store: ${TICKETS_NO_SUCH}/runs
             {"resources": {"gangs": 0}},
             "resources.gangs: is 0, but must be 'auto' or a whole number >= 1.",
         ),
-        ({"preset": "chen"}, "preset: is 'chen', but must be one of chen2020-code, lth2019."),
+        (
+            {"preset": "chen"},
+            "preset: is 'chen', but must be one of chen2020-code, chen2020-paper, lth2019.",
+        ),
         ({"retries": {"eror": 1}}, "retries.eror: is no known field. Did you mean 'error'?"),
         ({"tracking": {"x": 1}}, "tracking.x: is no known field. Known: uri, experiment."),
         ({"splits": {"select": "hsh"}}, "splits.select.kind: is 'hsh', but must be one of hash, r"),
@@ -199,7 +202,7 @@ def test_exponents_without_a_point_are_numbers() -> None:
     assert parse_sweep(text).recipe.learning_rate == 2e-5
 
 
-@pytest.mark.parametrize("preset", [None, "chen2020-code", "lth2019"])
+@pytest.mark.parametrize("preset", [None, "chen2020-code", "chen2020-paper", "lth2019"])
 def test_the_shown_sweep_reads_back_as_itself(preset: str | None) -> None:
     """`show` is the whole sweep, so that a published one needs no defaults of this version."""
     task = {**MINIMAL["tasks"][0], "recipe": {"train_steps": 7}, "delta": 0.02}

@@ -37,6 +37,23 @@ def test_chen2020_code_is_the_released_protocol() -> None:
     assert (final.adam_epsilon, final.max_grad_norm) == (1e-8, 1.0)
 
 
+def test_chen2020_paper_differs_from_the_code_in_visible_settings_only() -> None:
+    """A tenth of what remains, everything reset, the round's own horizon; the rest is the same."""
+    paper, code = (
+        SweepSpec.model_validate({**BARE, "preset": name})
+        for name in ("chen2020-paper", "chen2020-code")
+    )
+    counts = removed_counts(paper.schedule, 85_524_480)
+    assert [round(count / 85_524_480, 3) for count in counts[:4]] == [0.1, 0.19, 0.271, 0.344]
+    assert counts[-2] / 85_524_480 < 0.9 < counts[-1] / 85_524_480
+    search = paper.search_recipe_of(paper.tasks[0])
+    assert not search.carries
+    resolved = resolve_recipe(search, 2490)
+    assert (resolved.train_steps, resolved.lr_horizon_steps) == (234, 234)
+    ours, theirs = (spec.model_dump(exclude={"preset"}) for spec in (paper, code))
+    assert {key for key in ours if ours[key] != theirs[key]} == {"schedule", "search_recipe"}
+
+
 def test_lth2019_resets_everything() -> None:
     recipe = {"epochs": 1, "learning_rate": 1e-3}
     spec = SweepSpec.model_validate({**BARE, "preset": "lth2019", "recipe": recipe})
