@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from search_spaces.checkpoint import iter_parameters
 from search_spaces.contracts import TrialRequest
 from workers.batches import make_batch
 from workers.engine import Engines
@@ -33,7 +34,7 @@ def prepare(engines: Engines, request: TrialRequest) -> int:
     train = token_splits(spec.model, folder, spec.task, request.task, cache)["train"]
     mask = input_mask(request)
     engine.rewind(spec, mask, None, train.words(engine.num_words))
-    num_proved = prove_rewound(engine.masters(engine.backbone), folder, mask)
+    num_proved = prove_rewound(engine.masters(engine.backbone), iter_parameters(folder), mask)
     engine.classifier.train()
     shard = shard_of(request)
     part = next(shard.parts(next(global_batches(spec, train)), spec.recipe.batch_size))

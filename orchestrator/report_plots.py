@@ -18,7 +18,14 @@ from orchestrator.report_text import show_percent
 
 # Okabe and Ito's colours; markers and dashes tell the series apart without them.
 TICKET_STYLES = (("#0072B2", "o"), ("#009E73", "s"), ("#CC79A7", "D"), ("#56B4E9", "^"))
-CONTROL_STYLES = (("#D55E00", "X"), ("#E69F00", "P"))
+CONTROL_STYLES = (
+    ("#D55E00", "X"),
+    ("#E69F00", "P"),
+    ("#882255", "v"),
+    ("#F0E442", "d"),
+    ("#999999", "^"),
+    ("#661100", "*"),
+)
 DENSE_COLOR = "#444444"
 WIDTH_INCH, HEIGHT_INCH, DPI = 6.4, 4.8, 160
 AXIS_POINT = 400.0  # about the width of the axis

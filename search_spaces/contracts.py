@@ -80,7 +80,8 @@ class Proof(Frozen):
     """What a trial proved about itself, bit by bit (method rule 7)."""
 
     num_start_tensors_equal_theta0: int = Field(
-        description="Backbone tensors whose masters equalled theta_0 x mask bit for bit."
+        description="Backbone tensors whose masters equalled theta_0 x mask bit for bit; in a "
+        "control with another start, that start x mask."
     )
     num_masked_zero_in_model: int = Field(description="Masked weights, all +0.0 after training.")
     num_masked_zero_in_masters: int = Field(description="The same in the fp32 masters.")

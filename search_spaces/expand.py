@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from search_spaces.models import ModelFacts
@@ -14,9 +14,11 @@ from search_spaces.sweep import ITERATIVE_METHODS, SweepSpec, TaskSpec
 from search_spaces.trial import (
     TRAINING_CODE_VERSION,
     MaskSource,
+    OtherStart,
     Outputs,
     PruneMethod,
     PruneOutput,
+    RandomInitMask,
     RandomLayerwiseMask,
     RandomMask,
     Role,
@@ -56,6 +58,21 @@ def expand(
         for task in spec.tasks:
             _Lineages(spec, model.name, task, models[model.name], tasks[task.name], trials).add()
     return trials.in_order()
+
+
+def _control(
+    name: str, num_removed: int, seed: int, ticket: Sequence[MaskSource]
+) -> tuple[MaskSource, OtherStart | None]:
+    """Return a control's mask and start; ``ticket`` holds the imp mask of its level, if any."""
+    if name == "random-uniform":
+        return RandomMask(num_removed=num_removed, seed=seed), None
+    if name == "random-init-magnitude":
+        return RandomInitMask(num_removed=num_removed, seed=seed), None
+    (mask,) = ticket
+    assert isinstance(mask, TrainedMask), "validated: needs the imp method"
+    if name == "random-layerwise":
+        return RandomLayerwiseMask(reference=mask, seed=seed), None
+    return mask, OtherStart.model_validate({"kind": name, "seed": seed})
 
 
 @dataclass
@@ -161,13 +178,9 @@ class _Lineages:
     def _add_controls(self, control: str, seed: int, references: list[MaskSource]) -> None:
         mask_seed = self.spec.search_seed_of(seed)
         for level, count in enumerate(self.counts):
-            mask: MaskSource = RandomMask(num_removed=count, seed=mask_seed)
-            if control == "random-layerwise":
-                reference = references[level]
-                assert isinstance(reference, TrainedMask), "validated: needs the imp method"
-                mask = RandomLayerwiseMask(reference=reference, seed=mask_seed)
+            mask, start = _control(control, count, mask_seed, references[level : level + 1])
             role = self._role("control", control, seed, level_index=level)
-            self._add_trial(self.final_recipe, seed, mask, role)
+            self._add_trial(self.final_recipe, seed, mask, role, start=start)
 
     def _add_trial(
         self,
@@ -177,6 +190,7 @@ class _Lineages:
         role: Role,
         outputs: Outputs | None = None,
         carry_from: str | None = None,
+        start: OtherStart | None = None,
     ) -> str:
         spec = TrialSpec(
             model=self.model,
@@ -184,6 +198,7 @@ class _Lineages:
             recipe=recipe,
             seed=seed,
             mask=mask,
+            start=start,
             carry_from=carry_from,
             code_version=TRAINING_CODE_VERSION,
         )

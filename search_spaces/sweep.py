@@ -31,7 +31,15 @@ from search_spaces.tasks import (
 )
 
 Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0"]
-Control = Literal["random-uniform", "random-layerwise"]
+Control = Literal[
+    "random-uniform",
+    "random-layerwise",
+    "random-init-magnitude",
+    "reinit-all",
+    "reinit-prunable",
+    "layer-shuffle",
+]
+OF_A_TICKET = ("random-layerwise", "reinit-all", "reinit-prunable", "layer-shuffle")
 ITERATIVE_METHODS = ("imp", "layerwise-imp")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -186,10 +194,10 @@ class SweepSpec(Frozen):
     @classmethod
     def _controls(cls, controls: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         _check_distinct(controls, "control")
-        if "random-layerwise" in controls and "imp" not in info.data.get("methods", ("imp",)):
+        followers = [name for name in controls if name in OF_A_TICKET]
+        if followers and "imp" not in info.data.get("methods", ("imp",)):
             raise ValueError(
-                "has random-layerwise, which follows the imp mask matrix by matrix: "
-                "add imp to methods"
+                f"has {' and '.join(followers)}, made from the imp mask: add imp to methods"
             )
         return controls
 

@@ -74,9 +74,25 @@ class RandomLayerwiseMask(Frozen):
     seed: int = Field(ge=0)
 
 
+class RandomInitMask(Frozen):
+    """Control random-init-magnitude: the magnitude mask of a fresh initialisation."""
+
+    kind: Literal["random-init-magnitude"] = "random-init-magnitude"
+    num_removed: int = Field(gt=0)
+    seed: int = Field(ge=0)
+
+
 MaskSource = Annotated[
-    TrainedMask | Theta0Mask | RandomMask | RandomLayerwiseMask, Field(discriminator="kind")
+    TrainedMask | Theta0Mask | RandomMask | RandomLayerwiseMask | RandomInitMask,
+    Field(discriminator="kind"),
 ]
+
+
+class OtherStart(Frozen):
+    """What a control puts in place of theta_0, under the ticket's own mask."""
+
+    kind: Literal["reinit-all", "reinit-prunable", "layer-shuffle"]
+    seed: int = Field(ge=0)
 
 
 class TrialSpec(Frozen):
@@ -87,6 +103,7 @@ class TrialSpec(Frozen):
     recipe: Recipe
     seed: int = Field(ge=0, description="Feeds the streams of method rule 3.")
     mask: MaskSource | None = Field(default=None, description="None = dense.")
+    start: OtherStart | None = Field(default=None, description="None = theta_0.")
     carry_from: str | None = Field(
         default=None, description="Key of the trial whose head or random streams go on here."
     )

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+
+
+def as_tensors(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, torch.Tensor]:
+    """Return arrays as tensors that share their memory; never to be written."""
+    with warnings.catch_warnings():  # torch knows no read-only tensors
+        warnings.simplefilter("ignore", UserWarning)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 class ParameterArrays(Mapping[str, npt.NDArray[np.float32]]):

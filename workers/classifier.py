@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from search_spaces.errors import Fault, SpecError
 from search_spaces.models import FAMILIES, check_names
 from search_spaces.recipes import Recipe
 from search_spaces.trial import TaskIdentity
+from workers.arrays import as_tensors
 from workers.attention import UNPADDED
 from workers.batches import Batch, Layout
 
@@ -96,9 +96,7 @@ def theta0_values(classifier: Classifier, folder: Path) -> dict[str, torch.Tenso
     names = sorted(parameters.keys() & given.keys())
     for name in names:
         _check_shape(folder, name, tuple(parameters[name].shape), given[name].shape)
-    with warnings.catch_warnings():  # torch knows no read-only tensors
-        warnings.simplefilter("ignore", UserWarning)
-        return {name: torch.from_numpy(given[name]) for name in names}
+    return as_tensors({name: given[name] for name in names})
 
 
 def _check_shape(

@@ -17,7 +17,7 @@ from torch import nn
 
 from search_spaces.contracts import TrialRequest
 from search_spaces.trial import TrialSpec
-from workers.arrays import ParameterArrays
+from workers.arrays import ParameterArrays, as_tensors
 from workers.batches import Batch
 from workers.classifier import Classifier, draw_head, head_parameters, theta0_values
 from workers.devices import check_dtype
@@ -89,6 +89,7 @@ class Engine:
         mask: Mask | None,
         head: Mapping[str, npt.NDArray[np.float32]] | None,
         words: npt.NDArray[np.bool_],
+        start: Mapping[str, npt.NDArray[np.float32]] | None = None,
     ) -> None:
         """Start a trial: theta_0 under its mask, its head, its recipe.
 
@@ -97,12 +98,14 @@ class Engine:
             mask: Its mask; None = dense.
             head: A carried head; None = drawn from the trial's seed.
             words: Which rows of the word embedding its training data use, shape (vocabulary,).
+            start: A control's start by canonical name; None = theta_0.
         """
         seed = stream(spec.seed, spec.task.data_sha256, "head") % 2**63
         first = draw_head(self.classifier, self.head, seed)
         if head is not None:
             first = {name: torch.from_numpy(head[name]) for name in self.head}
-        values = {parameter: self._theta0[name] for name, parameter in self.backbone.items()}
+        given = self._theta0 if start is None else as_tensors(start)
+        values = {parameter: given[name] for name, parameter in self.backbone.items()}
         values |= {parameter: first[name] for name, parameter in self.head.items()}
         survivors = {}
         if mask is not None:

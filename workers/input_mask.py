@@ -8,13 +8,20 @@ from search_spaces.checkpoint import backbone_entries, iter_parameters
 from search_spaces.contracts import FailureClass, TrialRequest
 from search_spaces.models import num_layers_of, read_config
 from search_spaces.prunable import POOLER, PrunableSet, prunable_set
-from search_spaces.trial import RandomLayerwiseMask, RandomMask, Theta0Mask, TrainedMask
+from search_spaces.trial import (
+    RandomInitMask,
+    RandomLayerwiseMask,
+    RandomMask,
+    Theta0Mask,
+    TrainedMask,
+)
 from workers.artifacts import read_artifact
 from workers.failures import TrialFailure
 from workers.mask import Mask, MaskMismatchError
 from workers.mask_file import MaskFileError, read_mask
 from workers.pruners import random_layerwise, random_uniform, theta0_magnitude
 from workers.seeds import stream
+from workers.starts import drawn
 
 
 def worker_prunable_set(request: TrialRequest) -> PrunableSet:
@@ -47,6 +54,9 @@ def input_mask(request: TrialRequest) -> Mask | None:
     if isinstance(source, Theta0Mask):
         weights = dict(iter_parameters(Path(request.model.folder)))
         return theta0_magnitude(weights, prunable, source.num_removed).mask
+    if isinstance(source, RandomInitMask):
+        fresh = drawn(Path(request.model.folder), source.seed, seed_of, prunable.names)
+        return theta0_magnitude(dict(fresh), prunable, source.num_removed).mask
     if isinstance(source, RandomMask):
         seed = stream(source.seed, seed_of, "random_mask")
         return random_uniform(prunable, source.num_removed, seed)

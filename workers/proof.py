@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-from search_spaces.checkpoint import iter_parameters
 from search_spaces.contracts import FailureClass
 from workers.bits import chunks
 from workers.failures import TrialFailure
@@ -17,10 +15,16 @@ from workers.mask import Mask
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 
-def prove_rewound(start: Arrays, folder: Path, mask: Mask | None) -> int:
+def prove_rewound(
+    start: Arrays, values: Iterable[tuple[str, npt.NDArray[np.float32]]], mask: Mask | None
+) -> int:
     """Compare the engine's fp32 masters with theta_0 x mask, bit for bit.
 
-    The files are read again here: nothing that training could have changed is trusted.
+    Args:
+        start: The masters, by canonical name.
+        values: theta_0, or a control's start: made anew for this proof, from the files, so that
+            nothing that training could have changed is trusted.
+        mask: The trial's mask; None = dense.
 
     Returns:
         Number of backbone tensors that were equal.
@@ -29,11 +33,11 @@ def prove_rewound(start: Arrays, folder: Path, mask: Mask | None) -> int:
         TrialFailure: One of them is not.
     """
     num_equal = 0
-    for name, values in iter_parameters(folder):
+    for name, expected in values:
         if name not in start:  # a pooler that the task model does not have
             continue
         kept = mask.matrix(name) if mask and name in mask.prunable.names else None
-        if not _starts_from(values, kept, start[name]):
+        if not _starts_from(expected, kept, start[name]):
             raise _broken(f"{name} does not start from theta_0 under its mask")
         num_equal += 1
     return num_equal

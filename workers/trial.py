@@ -6,6 +6,7 @@ import resource
 import socket
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from workers.mask import Mask
 from workers.mask_file import write_mask
 from workers.proof import prove_rewound, prove_zeros
 from workers.pruners import Pruned, global_magnitude, layerwise_magnitude
+from workers.starts import iter_start
 from workers.tokens import library_version, token_splits
 
 PRUNERS = {"global-magnitude": global_magnitude, "layerwise-magnitude": layerwise_magnitude}
@@ -80,8 +82,12 @@ def run_trial(
     mask = input_mask(request)
     carried = Carried.from_bytes(read_artifact(request.carry_file)) if request.carry_file else None
     head = carried.head if carried and spec.recipe.head == "carry" else None
-    engine.rewind(spec, mask, head, tokens["train"].words(engine.num_words))
-    num_rewound = prove_rewound(engine.masters(engine.backbone), folder, mask)
+    start_values = partial(
+        iter_start, folder, spec.start, spec.task.data_sha256, mask.prunable if mask else None
+    )
+    words = tokens["train"].words(engine.num_words)
+    engine.rewind(spec, mask, head, words, dict(start_values()) if spec.start else None)
+    num_rewound = prove_rewound(engine.masters(engine.backbone), start_values(), mask)
 
     clock.phase("train")
     start = starting_point(spec.recipe, carried)

@@ -11,8 +11,10 @@ from search_spaces.errors import SpecError
 from search_spaces.expand import expand
 from search_spaces.explain import explain_difference
 from search_spaces.trial import (
+    OtherStart,
     Outputs,
     PruneOutput,
+    RandomInitMask,
     RandomLayerwiseMask,
     RandomMask,
     Theta0Mask,
@@ -172,6 +174,34 @@ def test_random_layerwise_points_at_the_ticket_of_its_level_and_seed() -> None:
             role = trial.main_role
             assert trial.spec.mask.reference == tickets[role.seed, role.level_index]
             assert trial.spec.num_removed == (500, 750)[role.level_index or 0]
+
+
+@pytest.mark.parametrize("kind", ["reinit-all", "reinit-prunable", "layer-shuffle"])
+def test_controls_with_another_start_keep_the_mask_of_their_ticket(kind: str) -> None:
+    """Same mask, recipe and seed as the ticket of their level; only the start differs."""
+    trials = trials_of(controls=[kind])
+    tickets = {
+        (role.seed, role.level_index): trial.spec
+        for trial in trials
+        for role in trial.roles
+        if role.kind == "final"
+    }
+    controls = [trial for trial in trials if trial.kind == "control"]
+    assert len(controls) == len(tickets) == 6
+    for trial in controls:
+        role = trial.main_role
+        start = OtherStart.model_validate({"kind": kind, "seed": role.seed})
+        ticket = tickets[role.seed, role.level_index]
+        assert trial.spec == ticket.model_copy(update={"start": start})
+        assert trial.key != ticket.key
+
+
+def test_the_mask_of_a_fresh_initialisation_needs_no_ticket() -> None:
+    trials = trials_of(methods=["one-shot-theta0"], controls=["random-init-magnitude"])
+    masks = [trial.spec.mask for trial in trials if trial.kind == "control"]
+    assert masks == [
+        RandomInitMask(num_removed=count, seed=seed) for seed in (1, 2, 3) for count in (500, 750)
+    ]
 
 
 def test_carried_state_is_a_parent_of_every_later_round_and_of_no_final() -> None:

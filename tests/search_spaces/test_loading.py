@@ -114,7 +114,7 @@ store: ${TICKETS_NO_SUCH}/runs
         ({"methods": ["imp", "imp"]}, "methods: has the method 'imp' more than once"),
         (
             {"methods": ["one-shot"], "controls": ["random-layerwise"]},
-            "controls: has random-layerwise, which follows the imp mask matrix by matrix: add imp",
+            "controls: has random-layerwise, made from the imp mask: add imp",
         ),
         (
             {"methods": ["one-shot"], "search_recipe": {"head": "carry"}},

@@ -19,7 +19,7 @@ from search_spaces.recipes import Recipe
 from search_spaces.resolve import TaskFacts, resolve_task
 from search_spaces.splits import HashSelect
 from search_spaces.sweep import TaskSpec
-from search_spaces.trial import MaskSource, Outputs, TrialSpec
+from search_spaces.trial import MaskSource, OtherStart, Outputs, TrialSpec
 from workers.classifier import Classifier, draw_head, head_parameters, theta0_values
 
 WORDS = [
@@ -122,6 +122,7 @@ def request(
     *,
     mask: MaskSource | None = None,
     mask_file: ArtifactRef | None = None,
+    start: OtherStart | None = None,
     outputs: Outputs | None = None,
     compute: Compute | None = None,
     seed: int = 1,
@@ -135,6 +136,7 @@ def request(
         recipe=recipe(**changes),
         seed=seed,
         mask=mask,
+        start=start,
         code_version=1,
     )
     return TrialRequest(

@@ -23,6 +23,7 @@ from search_spaces.trial import (
     CARRY_ARTIFACT,
     Outputs,
     PruneOutput,
+    RandomInitMask,
     RandomLayerwiseMask,
     RandomMask,
     Theta0Mask,
@@ -301,9 +302,10 @@ def test_computed_masks_have_their_counts(
             (Theta0Mask(num_removed=K), None),
             (RandomMask(num_removed=K, seed=1), None),
             (layerwise, ref),
+            (RandomInitMask(num_removed=K, seed=1), None),
         )
     ]
-    assert [mask.num_removed for mask in ends if mask] == [K, K, K]
+    assert [mask.num_removed for mask in ends if mask] == [K] * 4
     assert ends[2] is not None and ends[2].kept_per_matrix == imp.kept_per_matrix
     assert ends[2].sha256 != imp.sha256
 
@@ -413,11 +415,11 @@ def test_the_proofs_can_fail(toy: tuple[ModelFacts, TaskFacts]) -> None:
     model, _ = toy
     folder = Path(model.place.folder)
     start = {name: values.copy() for name, values in iter_parameters(folder)}
-    assert prove_rewound(start, folder, None) == len(start)
+    assert prove_rewound(start, iter_parameters(folder), None) == len(start)
     name = model.prunable.names[0]
     start[name].view(np.int32)[0, 0] ^= 1
     with pytest.raises(Exception, match="does not start from theta_0"):
-        prove_rewound(start, folder, None)
+        prove_rewound(start, iter_parameters(folder), None)
     mask = random_uniform(model.prunable, K, 5)
     with pytest.raises(Exception, match=r"removed weights of .* moved in the model"):
         prove_zeros(start, mask, "model")
