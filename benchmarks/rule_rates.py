@@ -39,7 +39,8 @@ def passes(rule: str, ticket: Scores, dense: Scores, delta: float) -> npt.NDArra
         "strict": (m_t, m_d),
     }
     have, need = sides[rule]
-    return have >= need
+    passes: npt.NDArray[np.bool_] = have >= need
+    return passes
 
 
 def rate(rule: str, num_seeds: int, loss: float, delta: float, num: int, seed: int = 0) -> float:

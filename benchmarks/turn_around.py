@@ -90,9 +90,10 @@ def run(smoke: bool, quick: bool = False) -> Report:
 def _case(model: Model, size: Size, is_judged: bool) -> Case:
     samples = measure(model, size)
     proved = samples[OURS][0]["num_proved"]
-    facts = (f"{proved:g} tensors proved to start from theta_0 under the mask, in every round.",)
-    if is_judged:
-        facts += (_profile(model, size),)
+    facts = (
+        f"{proved:g} tensors proved to start from theta_0 under the mask, in every round.",
+        *((_profile(model, size),) if is_judged else ()),
+    )
     goals = GOALS if is_judged and model == MINILM else ()
     return Case(model.name, without(samples, "num_proved"), facts, goals)
 
