@@ -23,6 +23,7 @@ def trial_params(spec: TrialSpec) -> dict[str, str]:
     params |= {f"task.{name}": value for name, value in spec.task.model_dump().items()}
     params |= {"seed": spec.seed, "code_version": spec.code_version}
     params["mask"] = spec.mask.model_dump_json() if spec.mask else "none"
+    params["start"] = spec.start.model_dump_json() if spec.start else "theta_0"
     return {name: str(value) for name, value in params.items()}
 
 
