@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+
+import torch
 
 from benchmarks import plain_steps
 from benchmarks.measure import (
@@ -31,10 +32,10 @@ from benchmarks.workload import (
     single_rank,
     workload,
 )
+from workers.devices import has_bf16
 from workers.finetune import BUCKET_BATCHES, global_batches
 
 REFERENCE, DYNAMIC, BUCKETED = "reference script", "dynamic padding", "ours, by length"
-BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 NO_BF16 = "not measured: this CPU has neither AVX512-BF16 nor AMX"
 # MiniLM-L6, reference script / ours: goal and floor.
 GOALS = {
@@ -83,17 +84,11 @@ SMOKE = Size((Setting(BERT_TINY, SST2, 2), Setting(BERT_TINY, MNLI, 2)), 1, batc
 def full_size(quick: bool) -> Size:
     """Return the size of a real run."""
     models = installed_models()[-1:] if quick else installed_models()
-    dtypes = ("fp32", "bf16") if has_fast_bf16() else ("fp32",)
+    dtypes = ("fp32", "bf16") if has_bf16(torch.device("cpu")) else ("fp32",)
     kinds = (SST2,) if quick else (SST2, MNLI)
     num_steps = {BERT_TINY: 10, MINILM: 2}
     settings = tuple(Setting(m, k, num_steps[m], d) for m in models for k in kinds for d in dtypes)
     return Size(settings, num_rounds=1 if quick else 5)
-
-
-def has_fast_bf16() -> bool:
-    """Return whether this CPU multiplies bf16 by itself."""
-    flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
-    return any(flag in flags for flag in BF16_FLAGS)
 
 
 def run(smoke: bool, quick: bool = False) -> Report:
@@ -124,7 +119,7 @@ def run(smoke: bool, quick: bool = False) -> Report:
             "sampler": f"random; all but '{BUCKETED}' get the same batches in the same round",
             **common,
             "dtype": "fp32; where a case says so, ours has bf16 weights and fp32 masters",
-            "bf16": "measured" if has_fast_bf16() else NO_BF16,
+            "bf16": "measured" if has_bf16(torch.device("cpu")) else NO_BF16,
             "sparsity": "0.5, the same random mask for all",
             "ranks": "1",
             "rounds": f"{size.num_rounds} after 1 warm-up; steps of a round: "
