@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import moved
 from benchmarks.machine import cpu_fingerprint
 from cluster.ray_executor import RayExecutor
 from cluster.session import Session
@@ -27,7 +28,9 @@ from tests.search_spaces.makers import data_folder
 
 ROOT = Path(__file__).parents[1]
 SWEEP = ROOT / "examples" / "minilm-sst2-trec.yaml"
-RECORD = json.loads((ROOT / "docs" / "results" / "minilm-sst2-trec.json").read_text())
+RESULTS = ROOT / "docs" / "results"
+RECORD = json.loads((RESULTS / "minilm-sst2-trec.json").read_text())
+BEFORE = json.loads((RESULTS / "minilm-sst2-trec-trainer1.json").read_text())
 TASKS = ("sst2", "trec")
 SEEDS = (1, 2, 3)
 DELTA = 0.02
@@ -81,6 +84,13 @@ def test_the_page_quotes_the_record() -> None:
     means = [row[name] for row in RECORD["verdicts"] for name in MEANS]
     means += [control["mean"] for row in RECORD["verdicts"] for control in row["controls"]]
     assert quoted == {f"{mean:.4f}"[1:] for mean in means}
+
+
+def test_the_page_tells_how_far_scores_moved_between_trainers() -> None:
+    """Its table and ratios are those of the two records."""
+    page = (ROOT / "docs" / "results.md").read_text()
+    for line in (*moved.table(BEFORE, RECORD), *moved.speed(BEFORE, RECORD)):
+        assert line in page, line
 
 
 @pytest.mark.slow
