@@ -79,7 +79,7 @@ def test_verdicts_follow_from_the_recorded_scores() -> None:
 
 def test_the_page_quotes_the_record() -> None:
     """The means in the tables of docs/results.md are those recorded, all of them."""
-    page = (ROOT / "docs" / "results.md").read_text()
+    page = (ROOT / "docs" / "results.md").read_text().partition("## Did the new trainer")[0]
     quoted = set(re.findall(r"\| (\.\d{4})\b", page))
     means = [row[name] for row in RECORD["verdicts"] for name in MEANS]
     means += [control["mean"] for row in RECORD["verdicts"] for control in row["controls"]]
