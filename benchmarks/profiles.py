@@ -27,7 +27,7 @@ def functions(work: Callable[[], object]) -> str:
     stats = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
     seconds: dict[str, float] = {}
     for (file, _, name), (_, _, own, _, _) in stats.items():
-        place = name if file == "~" else f"{Path(file).name}:{name}"
+        place = name if file == "~" else f"{Path(file).stem}:{name}"
         seconds[place] = seconds.get(place, 0.0) + own
     return _told(seconds, "Profile of ours (cProfile, share of own time)")
 

@@ -124,7 +124,7 @@ def test_a_profile_names_what_took_the_time() -> None:
     square = torch.ones(300, 300)
     assert "share of own CPU time): `aten::mm` " in profiles.operations(lambda: square @ square)
     told = profiles.functions(lambda: sum(_count(n) for n in range(300)))
-    assert "share of own time): `test_benchmarks.py:_count` " in told
+    assert "share of own time): `test_benchmarks:_count` " in told
 
 
 def _count(number: int) -> int:
