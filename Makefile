@@ -44,7 +44,7 @@ test: $(STAMP) lint  ## Run lint, then every test that is neither slow nor needs
 test-slow: $(MINILM)  ## Run the slow tests that need no GPU
 	$(BIN)/python -m pytest -m "slow and not gpu" -q
 
-bench: $(STAMP)  ## Measure against named peers, half an hour; rewrite docs/benchmarks.md
+bench: $(STAMP)  ## Measure against named peers, 40 minutes; rewrite docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 bench-quick: $(STAMP)  ## Measure fewer cases for a first look; write nothing

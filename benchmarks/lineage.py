@@ -39,7 +39,7 @@ from workers.trial import TrialRunner
 
 REFERENCE = "reference script"
 GOAL = Goal("cpu_s", 10.0, REFERENCE)
-CONFIDENCE = 0.90
+CONFIDENCE, DELTA = 0.90, 0.01  # method rule 23
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ def _difference(samples: Mapping[str, Sequence[Sample]], names: list[str], what:
     if len(differences) < MIN_T_INTERVAL:
         return f"{text}; too few seeds for an interval."
     low, high = t_interval(differences, CONFIDENCE)
-    verdict = "holds" if low <= 0 <= high else "does not hold"
-    return f"{text}; {CONFIDENCE:.0%} interval {low:+.4f} to {high:+.4f}, which {verdict} 0."
+    verdict = "inside" if low > -DELTA and high < DELTA else "not inside"
+    return f"{text}; {CONFIDENCE:.0%} interval {low:+.4f} to {high:+.4f}, {verdict} ±{DELTA:g}."
 
 
 def measure(size: Size) -> dict[str, list[Sample]]:

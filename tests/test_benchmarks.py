@@ -142,7 +142,7 @@ def test_score_differences_are_paired_over_seeds() -> None:
     }
     mean = lineage.score_facts(samples)[0]
     assert "0.5000 - 0.5000, 0.6250 - 0.5000, 0.7500 - 0.7500" in mean
-    assert "90% interval -0.0800 to +0.1633, which holds 0." in mean  # t = 2.920
+    assert "90% interval -0.0800 to +0.1633, not inside ±0.01." in mean  # t = 2.920
     assert "too few seeds" in lineage.score_facts({n: s[:2] for n, s in samples.items()})[0]
 
 
