@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -30,16 +30,10 @@ from search_spaces.tasks import (
     report_splits,
 )
 
+TicketControl = Literal["random-layerwise", "reinit-all", "reinit-prunable", "layer-shuffle"]
 Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0"]
-Control = Literal[
-    "random-uniform",
-    "random-layerwise",
-    "random-init-magnitude",
-    "reinit-all",
-    "reinit-prunable",
-    "layer-shuffle",
-]
-OF_A_TICKET = ("random-layerwise", "reinit-all", "reinit-prunable", "layer-shuffle")
+Control = Literal["random-uniform", "random-init-magnitude", TicketControl]
+OF_A_TICKET = get_args(TicketControl)
 ITERATIVE_METHODS = ("imp", "layerwise-imp")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -194,11 +188,9 @@ class SweepSpec(Frozen):
     @classmethod
     def _controls(cls, controls: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         _check_distinct(controls, "control")
-        followers = [name for name in controls if name in OF_A_TICKET]
+        followers = " and ".join(name for name in controls if name in OF_A_TICKET)
         if followers and "imp" not in info.data.get("methods", ("imp",)):
-            raise ValueError(
-                f"has {' and '.join(followers)}, made from the imp mask: add imp to methods"
-            )
+            raise ValueError(f"has {followers}, made from the imp mask: add imp to methods")
         return controls
 
     @field_validator("splits")

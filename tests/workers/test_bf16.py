@@ -12,23 +12,13 @@ from search_spaces.contracts import Compute, TrialRequest, TrialResult
 from search_spaces.models import ModelFacts
 from search_spaces.resolve import TaskFacts
 from search_spaces.trial import Outputs, PruneOutput, RandomMask
-from tests.workers.requests import facts, request
+from tests.workers.requests import request
 from tests.workers.running import ProcessGang, losses_of, run_here
 from workers.pruners import theta0_magnitude
 
 K = 1000
 NEAR = 5e-3  # losses; bf16 keeps 8 bits, and the largest difference seen here is 2e-4
 OUTPUT = PruneOutput(pruner="global-magnitude", num_removed=2 * K)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bf16")
-
-
-@pytest.fixture(scope="module")
-def toy(root: Path) -> tuple[ModelFacts, TaskFacts]:
-    return facts(root)
 
 
 def all_results(wanted: TrialRequest, gang: ProcessGang) -> list[TrialResult]:

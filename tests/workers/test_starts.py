@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +12,12 @@ from transformers import BertConfig
 
 from cluster.local_executor import LocalExecutor
 from search_spaces.checkpoint import iter_parameters
-from search_spaces.contracts import Compute, TrialResult
+from search_spaces.contracts import TrialResult
 from search_spaces.models import ModelFacts, ModelSpecYaml, resolve_model
 from search_spaces.prunable import LAYER_MATRICES
 from search_spaces.resolve import TaskFacts
 from search_spaces.trial import OtherStart, RandomInitMask, RandomMask
-from tests.workers.requests import facts, make_model, request
+from tests.workers.requests import make_model, request
 from tests.workers.running import run
 from workers.pruners import theta0_magnitude
 from workers.starts import drawn, iter_start
@@ -30,23 +29,6 @@ KINDS: tuple[Literal["reinit-all", "reinit-prunable", "layer-shuffle"], ...] = (
     "layer-shuffle",
 )
 Arrays = dict[str, NDArray[np.float32]]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("starts")
-
-
-@pytest.fixture(scope="module")
-def toy(root: Path) -> tuple[ModelFacts, TaskFacts]:
-    return facts(root)
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[LocalExecutor]:
-    executor = LocalExecutor(Compute())
-    yield executor
-    executor.close()
 
 
 @pytest.fixture(scope="module")

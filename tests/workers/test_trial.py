@@ -29,7 +29,7 @@ from search_spaces.trial import (
     Theta0Mask,
     TrainedMask,
 )
-from tests.workers.requests import facts, request, start_weights
+from tests.workers.requests import request, start_weights
 from tests.workers.running import artifact_ref, end_of, run
 from workers.carry import Carried
 from workers.classifier import Classifier
@@ -44,23 +44,6 @@ from workers.trial import PRUNERS
 
 K = 1000
 NONE = np.zeros(0, dtype=np.int32)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("trial")
-
-
-@pytest.fixture(scope="module")
-def toy(root: Path) -> tuple[ModelFacts, TaskFacts]:
-    return facts(root)
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[LocalExecutor]:
-    executor = LocalExecutor(Compute())
-    yield executor
-    executor.close()
 
 
 @pytest.fixture(scope="module")
