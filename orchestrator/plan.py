@@ -190,7 +190,7 @@ def _run_row(
     reasons = [f"waits for {' and '.join(waits)}"] if waits else []
     reasons += [f"committed, but {_named(trial, lacking)} is missing"] if lacking else []
     reason = "; ".join(reasons) or "no result yet"
-    steps = trial.spec.recipe.train_steps
+    steps = trial.spec.num_steps
     label = trial.main_role.label
     return PlanRow(key, label, trial.kind, action, reason, steps, cost.seconds, cost.basis)
 

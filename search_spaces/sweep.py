@@ -12,6 +12,7 @@ from search_spaces.canonical import Frozen
 from search_spaces.errors import did_you_mean
 from search_spaces.models import ModelSpecYaml
 from search_spaces.presets import PRESETS, with_preset
+from search_spaces.protocol_specs import FirstPrune, RewindSpec
 from search_spaces.recipe_specs import RecipeSpec, SearchRecipeSpec, merge_recipes
 from search_spaces.run_specs import (
     ResourcesSpec,
@@ -31,7 +32,7 @@ from search_spaces.tasks import (
 )
 
 TicketControl = Literal["random-layerwise", "reinit-all", "reinit-prunable", "layer-shuffle"]
-Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0"]
+Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0", "random"]
 Control = Literal["random-uniform", "random-init-magnitude", TicketControl]
 OF_A_TICKET = get_args(TicketControl)
 ITERATIVE_METHODS = ("imp", "layerwise-imp")
@@ -102,6 +103,12 @@ class SweepSpec(Frozen):
     search_recipe: SearchRecipeSpec | None = Field(
         default=None, description="Fields of the rounds' recipe that differ from recipe."
     )
+    rewind: RewindSpec = Field(default=RewindSpec(), description="theta0, none, or late.")
+    first_prune: FirstPrune = Field(
+        default="trained",
+        description="untrained: the first prune of iterative methods ranks theta_0; "
+        "untrained-masked-lm: for masked language modelling only.",
+    )
     methods: tuple[Method, ...] = Field(default=("imp",), min_length=1, validate_default=True)
     controls: tuple[Control, ...] = Field(default=(), validate_default=True)
     splits: SplitsSpec = SplitsSpec()
@@ -169,6 +176,17 @@ class SweepSpec(Frozen):
             raise ValueError(
                 "is set, but under 'replicate: lineage' every seed searches its own mask: "
                 "remove it, or write 'replicate: finetune'"
+            )
+        return value
+
+    @field_validator("first_prune")
+    @classmethod
+    def _late_needs_a_dense_round(cls, value: str, info: ValidationInfo) -> str:
+        rewind = info.data.get("rewind")
+        if value == "untrained" and rewind is not None and rewind.kind == "late":
+            raise ValueError(
+                "is untrained, so no dense round trains up to the step that rewind names: "
+                "write first_prune: trained, or rewind: theta0"
             )
         return value
 

@@ -96,9 +96,9 @@ class Engine:
         Args:
             spec: The trial.
             mask: Its mask; None = dense.
-            head: A carried head; None = drawn from the trial's seed.
+            head: A carried or kept head; None = drawn from the trial's seed.
             words: Which rows of the word embedding its training data use, shape (vocabulary,).
-            start: A control's start by canonical name; None = theta_0.
+            start: Another start than theta_0, by canonical name.
         """
         seed = stream(spec.seed, spec.task.data_sha256, "head") % 2**63
         first = draw_head(self.classifier, self.head, seed)
@@ -116,7 +116,7 @@ class Engine:
         self.classifier.set_dropout(spec.recipe)
         # a gradient that holds the batch's rows only; a GPU adds such ones in any order
         self._words.sparse = self.device.type == "cpu" and not spec.recipe.weight_decay
-        self.optimizer.begin(spec.recipe, values, survivors, rows)
+        self.optimizer.begin(spec.recipe, values, survivors, rows, spec.steps_before)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return a batch's logits; the batch must be on the device."""

@@ -53,6 +53,8 @@ def global_batches(
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the examples of each optimizer step; an epoch's last, smaller batch is kept.
 
+    The order of a trial that resumes goes on where its start was kept.
+
     Args:
         spec: The trial.
         train: The training tokens.
@@ -63,7 +65,8 @@ def global_batches(
         for batch in epoch_batches(spec, train, epoch):
             if taken == spec.recipe.train_steps:
                 return
-            yield batch
+            if taken >= spec.steps_before:
+                yield batch
             taken += 1
         epoch += 1
 
@@ -101,6 +104,7 @@ def finetune(
     shard: Shard,
     on_step: Callable[[int, float], None],
     position: tuple[int, int] = (0, 0),
+    keep: Callable[[int], None] = lambda step: None,
 ) -> Trained:
     """Take all optimizer steps of a trial.
 
@@ -115,6 +119,7 @@ def finetune(
         shard: This rank's part.
         on_step: Told the step and its loss.
         position: (epoch, step) at which the random streams go on, from a carried state.
+        keep: Called after every step; may read the masters.
 
     Raises:
         TrialFailure: The loss or a gradient is not finite (class ``diverged``).
@@ -123,7 +128,8 @@ def finetune(
     losses, num_tokens = [], 0
     keep_every = max(1, recipe.train_steps // NUM_LOSSES_KEPT)
     engine.classifier.train()
-    for step, indices in enumerate(global_batches(spec, train, position[0]), start=1):
+    batches = global_batches(spec, train, position[0])
+    for step, indices in enumerate(batches, start=spec.steps_before + 1):
         drop_seed = stream(spec.seed, spec.task.data_sha256, "dropout", position[1] + step)
         torch.manual_seed((drop_seed + shard.rank) % 2**63)
         total = torch.zeros((), device=engine.device)
@@ -136,6 +142,7 @@ def finetune(
             total += loss.detach()
             num_tokens += batch.num_tokens if weight else 0
         engine.step()
+        keep(step)
         if step % keep_every == 0 or step == recipe.train_steps:
             value = _over_ranks(total, shard)
             _check_finite(engine, step, value)

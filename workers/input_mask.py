@@ -51,20 +51,26 @@ def input_mask(request: TrialRequest) -> Mask | None:
     if source is None:
         return None
     prunable, seed_of = worker_prunable_set(request), request.spec.task.data_sha256
-    if isinstance(source, Theta0Mask):
-        weights = dict(iter_parameters(Path(request.model.folder)))
-        return theta0_magnitude(weights, prunable, source.num_removed).mask
     if isinstance(source, RandomInitMask):
         fresh = drawn(Path(request.model.folder), source.seed, seed_of, prunable.names)
         return theta0_magnitude(dict(fresh), prunable, source.num_removed).mask
     if isinstance(source, RandomMask):
         seed = stream(source.seed, seed_of, "random_mask")
         return random_uniform(prunable, source.num_removed, seed)
-    parent = parent_mask(request, prunable)
+    if isinstance(source, RandomLayerwiseMask):
+        reference = magnitude_mask(request, prunable, source.reference)
+        return random_layerwise(reference, stream(source.seed, seed_of, "random_mask"))
+    return magnitude_mask(request, prunable, source)
+
+
+def magnitude_mask(
+    request: TrialRequest, prunable: PrunableSet, source: TrainedMask | Theta0Mask
+) -> Mask:
+    """Return the mask that a parent pruned, or that of theta_0; errors as for ``input_mask``."""
     if isinstance(source, TrainedMask):
-        return parent
-    assert isinstance(source, RandomLayerwiseMask)
-    return random_layerwise(parent, stream(source.seed, seed_of, "random_mask"))
+        return parent_mask(request, prunable)
+    weights = dict(iter_parameters(Path(request.model.folder)))
+    return theta0_magnitude(weights, prunable, source.num_removed).mask
 
 
 def parent_mask(request: TrialRequest, prunable: PrunableSet) -> Mask:
