@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from search_spaces.models import ModelFacts
 from search_spaces.recipe_specs import resolve_recipe
 from search_spaces.recipes import Recipe
-from search_spaces.resolve import TaskFacts
 from search_spaces.schedules import removed_counts
 from search_spaces.sweep import ITERATIVE_METHODS, SweepSpec, TaskSpec
+from search_spaces.task_facts import TaskFacts
 from search_spaces.trial import (
     TRAINING_CODE_VERSION,
     MaskSource,
@@ -56,7 +56,8 @@ def expand(
     trials = _Trials()
     for model in spec.models:
         for task in spec.tasks:
-            _Lineages(spec, model.name, task, models[model.name], tasks[task.name], trials).add()
+            facts = tasks[task.name].on(model.name)
+            _Lineages(spec, model.name, task, models[model.name], facts, trials).add()
     return trials.in_order()
 
 
