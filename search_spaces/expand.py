@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from search_spaces.lineages import Lineages
 from search_spaces.models import ModelFacts
-from search_spaces.resolve import TaskFacts
 from search_spaces.sweep import SweepSpec
+from search_spaces.task_facts import TaskFacts
 from search_spaces.trial import (
     Trial,
 )
@@ -35,5 +35,6 @@ def expand(
     trials = TrialSet()
     for model in spec.models:
         for task in spec.tasks:
-            Lineages(spec, model.name, task, models[model.name], tasks[task.name], trials).add()
+            facts = tasks[task.name].on(model.name)
+            Lineages(spec, model.name, task, models[model.name], facts, trials).add()
     return trials.in_order()

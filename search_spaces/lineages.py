@@ -8,9 +8,9 @@ from typing import NamedTuple
 from search_spaces.models import ModelFacts
 from search_spaces.recipe_specs import resolve_recipe
 from search_spaces.recipes import Recipe
-from search_spaces.resolve import TaskFacts
 from search_spaces.schedules import removed_counts
 from search_spaces.sweep import ITERATIVE_METHODS, SweepSpec, TaskSpec
+from search_spaces.task_facts import TaskFacts
 from search_spaces.trial import (
     TRAINING_CODE_VERSION,
     MaskSource,
@@ -96,8 +96,7 @@ class Lineages:
     def is_first_untrained(self) -> bool:
         """Whether iterative methods prune theta_0 first, as the released code does for MLM."""
         first = self.spec.first_prune
-        problem: str = self.task.problem
-        is_lm = problem == "masked-lm"
+        is_lm = self.task.problem == "masked-lm"
         return first == "untrained" or (first == "untrained-masked-lm" and is_lm)
 
     def add(self) -> None:

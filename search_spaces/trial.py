@@ -33,13 +33,18 @@ class ModelIdentity(Frozen):
 class TaskIdentity(Frozen):
     """What a task is, by content."""
 
-    problem: Literal["classification", "regression"]
-    num_labels: int = Field(gt=0, description="Outputs of the head; 1 for regression.")
+    problem: Literal["classification", "regression", "masked-lm", "span"]
+    num_labels: int = Field(
+        gt=0, description="Outputs of the head; 1 for regression and words, 2 for start and end."
+    )
     metric: str = Field(description="Primary metric.")
     data_sha256: str = Field(description="Of the data files and how they are read.")
     select_sha256: str = Field(description="Of the rule that holds out the select split.")
     num_train_examples: int = Field(gt=0, description="Examples trained on, fixed by hash.")
     max_length: int = Field(gt=2, description="Tokens; longer inputs are truncated and counted.")
+    head_sha256: str = Field(
+        default="", description="Of the checkpoint's head, where the task starts from it."
+    )
 
 
 class TrainedMask(Frozen):
