@@ -32,6 +32,7 @@ from workers.finetune import Shard, finetune
 from workers.input_mask import input_mask, worker_prunable_set
 from workers.mask import Mask
 from workers.mask_file import write_mask
+from workers.problems import evaluation_key, problem_of_trial
 from workers.proof import prove_rewound, prove_zeros
 from workers.pruners import Pruned, global_magnitude, layerwise_magnitude
 from workers.starts import iter_start
@@ -95,13 +96,15 @@ def run_trial(
     def on_step(step: int, loss: float) -> None:
         reporter.step(step, spec.recipe.train_steps, loss)
 
-    trained = finetune(engine, spec, tokens["train"], shard, on_step, start)
+    problem = problem_of_trial(request)
+    trained = finetune(engine, spec, tokens["train"], shard, on_step, start, problem)
 
     clock.phase("evaluate")
     source = task_source(request.task.source)
     names = (spec.task.metric, *secondary_metrics(source))
     splits = {name: split for name, split in tokens.items() if name != "train"}
-    scores = {n: evaluate(engine, s, spec.task.problem, names, shard) for n, s in splits.items()}
+    key = evaluation_key(spec.task.data_sha256)
+    scores = {n: evaluate(engine, s, problem, names, shard, key) for n, s in splits.items()}
 
     clock.phase("prune")
     weights = engine.masters(engine.backbone)
