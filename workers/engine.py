@@ -15,12 +15,12 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from torch import nn
 
-from search_spaces.checkpoint import values_sha256
+from search_spaces.checkpoint import backbone_entries, read_values, values_sha256
 from search_spaces.contracts import TrialRequest
 from search_spaces.errors import Fault, SpecError
 from search_spaces.heads import iter_word_head
 from search_spaces.trial import TrialSpec
-from workers.arrays import ParameterArrays, as_tensors
+from workers.arrays import Either, ParameterArrays, as_tensors
 from workers.batches import Batch
 from workers.classifier import Classifier, draw_head, head_parameters, theta0_values
 from workers.devices import check_dtype
@@ -158,6 +158,17 @@ class Engine:
     def masters(self, parameters: Mapping[str, nn.Parameter]) -> ParameterArrays:
         """Return fp32 masters by name, the removed ones +0.0; valid until the next step."""
         return ParameterArrays(parameters, self.optimizer.master)
+
+    def ranked(self) -> Mapping[str, npt.NDArray[np.float32]]:
+        """Return the masters of the backbone, and theta_0's values of what the task model lacks.
+
+        That is the pooler, which heads that read each token leave out: under the policy
+        ``theta0-magnitude`` its weights compete as they are (method rule 10).
+        """
+        entries = backbone_entries(self._folder)
+        absent = {name: at for name, at in entries.items() if name not in self.backbone}
+        theirs = self.masters(self.backbone)
+        return Either(dict(read_values(absent)), theirs) if absent else theirs
 
     def release(self) -> None:
         """Free what belongs to the trial."""

@@ -21,6 +21,7 @@ from search_spaces.contracts import (
     TrialRequest,
     TrialResult,
 )
+from search_spaces.prunable import READ_EACH_TOKEN
 from search_spaces.tasks import secondary_metrics, task_source
 from search_spaces.trial import CARRY_ARTIFACT, INPUT_MASK_ARTIFACT
 from workers.arrays import ParameterArrays
@@ -114,7 +115,7 @@ def run_trial(
         num_masked_zero_in_masters=prove_zeros(weights, mask, "masters"),
     )
     head_weights = dict(engine.masters(engine.head)) if request.outputs.carry else {}
-    pruned = prune_outputs(request, weights, mask)
+    pruned = prune_outputs(request, engine.ranked(), mask)
     steps = spec.recipe.train_steps
     epochs = -(-steps // -(-len(tokens["train"]) // spec.recipe.batch_size))
     carry = Carried(head_weights, start[0] + epochs, start[1] + steps)
@@ -165,6 +166,7 @@ def publish(
     if request.outputs.input_mask and mask:
         kept[INPUT_MASK_ARTIFACT] = Pruned(mask, 0)
     metadata = {"theta0_sha256": spec.model.theta0_sha256, "trial_key": spec.key}
+    metadata |= pooler_policy(request)
     masks = {}
     for name, item in kept.items():
         data = write_mask(item.mask, metadata, item.num_ties)
@@ -175,6 +177,14 @@ def publish(
         data = carry.to_bytes()
         files[CARRY_ARTIFACT] = write_artifact(request.attempt_uri, CARRY_ARTIFACT, data)
     return masks, files
+
+
+def pooler_policy(request: TrialRequest) -> dict[str, str]:
+    """Return what a mask file notes of the pooler, where the task's head leaves it out."""
+    if request.spec.task.problem not in READ_EACH_TOKEN:
+        return {}
+    counts = worker_prunable_set(request).has_pooler
+    return {"pooler": "theta0-magnitude" if counts else "keep-all"}
 
 
 def shard_of(request: TrialRequest) -> Shard:
