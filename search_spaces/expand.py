@@ -36,5 +36,6 @@ def expand(
     for model in spec.models:
         for task in spec.tasks:
             facts = tasks[task.name].on(model.name)
-            Lineages(spec, model.name, task, models[model.name], facts, trials).add()
+            seen = models[model.name].under(spec.pooler, facts.identity.problem)
+            Lineages(spec, model.name, task, seen, facts, trials).add()
     return trials.in_order()

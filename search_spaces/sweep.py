@@ -13,6 +13,7 @@ from search_spaces.errors import did_you_mean
 from search_spaces.models import ModelSpecYaml
 from search_spaces.presets import PRESETS, with_preset
 from search_spaces.protocol_specs import FirstPrune, RewindSpec
+from search_spaces.prunable import PoolerPolicy
 from search_spaces.recipe_specs import RecipeSpec, SearchRecipeSpec, merge_recipes
 from search_spaces.run_specs import (
     ResourcesSpec,
@@ -111,6 +112,7 @@ class SweepSpec(Frozen):
     )
     methods: tuple[Method, ...] = Field(default=("imp",), min_length=1, validate_default=True)
     controls: tuple[Control, ...] = Field(default=(), validate_default=True)
+    pooler: PoolerPolicy = Field(default="theta0-magnitude", description="See method rule 10.")
     splits: SplitsSpec = SplitsSpec()
     verdict: VerdictSpec = Field(default=VerdictSpec(), validate_default=True)
     resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)

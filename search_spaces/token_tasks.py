@@ -122,6 +122,11 @@ def _check_fits(task: TaskSpec, name: str, model: ModelFacts) -> None:
     if not model.config.get("tie_word_embeddings", True):
         problem = "has tie_word_embeddings false, but words are guessed by the word embedding."
         raise SpecError([Fault(place, "source", problem, hint)])
+    num_rows = model.config.get("vocab_size", 30522)
+    if pieces.num_words > num_rows:
+        problem = f"has a tokenizer of {pieces.num_words} tokens, but embeds only {num_rows}."
+        hint = "Copy tokenizer and weights of one model."
+        raise SpecError([Fault(place, "source", problem, hint)])
     if pieces.mask_id is None:
         problem = "has a tokenizer without a mask token, which hides the words to be guessed."
         raise SpecError([Fault(place, "source", problem, hint)])

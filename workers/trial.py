@@ -21,6 +21,7 @@ from search_spaces.contracts import (
     TrialRequest,
     TrialResult,
 )
+from search_spaces.prunable import READ_EACH_TOKEN
 from search_spaces.tasks import secondary_metrics, task_source
 from search_spaces.trial import CARRY_ARTIFACT, INPUT_MASK_ARTIFACT, weights_artifact
 from workers.arrays import ParameterArrays
@@ -33,6 +34,7 @@ from workers.input_mask import input_mask, worker_prunable_set
 from workers.kept_weights import Arrays, KeptWeights
 from workers.mask import Mask
 from workers.mask_file import write_mask
+from workers.problems import evaluation_key, problem_of_trial
 from workers.proof import prove_rewound, prove_zeros
 from workers.pruners import Pruned, global_magnitude, layerwise_magnitude
 from workers.starts import iter_start
@@ -105,13 +107,15 @@ def run_trial(
 
     kept: dict[str, ArtifactInfo] = {}
     keep = partial(keep_weights, request, engine, shard, kept)
-    trained = finetune(engine, spec, tokens["train"], shard, on_step, start, keep)
+    problem = problem_of_trial(request)
+    trained = finetune(engine, spec, tokens["train"], shard, on_step, start, keep, problem)
 
     clock.phase("evaluate")
     source = task_source(request.task.source)
     names = (spec.task.metric, *secondary_metrics(source))
     splits = {name: split for name, split in tokens.items() if name != "train"}
-    scores = {n: evaluate(engine, s, spec.task.problem, names, shard) for n, s in splits.items()}
+    key = evaluation_key(spec.task.data_sha256)
+    scores = {n: evaluate(engine, s, problem, names, shard, key) for n, s in splits.items()}
 
     clock.phase("prune")
     weights = engine.masters(engine.backbone)
@@ -121,7 +125,7 @@ def run_trial(
         num_masked_zero_in_masters=prove_zeros(weights, mask, "masters"),
     )
     head_weights = dict(engine.masters(engine.head)) if request.outputs.carry else {}
-    pruned = prune_outputs(request, weights, mask)
+    pruned = prune_outputs(request, engine.ranked(), mask)
     steps = spec.recipe.train_steps
     epochs = -(-steps // -(-len(tokens["train"]) // spec.recipe.batch_size))
     carry = Carried(head_weights, start[0] + epochs, start[1] + steps)
@@ -173,6 +177,7 @@ def publish(
     if request.outputs.input_mask and mask:
         kept[INPUT_MASK_ARTIFACT] = Pruned(mask, 0)
     metadata = {"theta0_sha256": spec.model.theta0_sha256, "trial_key": spec.key}
+    metadata |= pooler_policy(request)
     masks = {}
     for name, item in kept.items():
         data = write_mask(item.mask, metadata, item.num_ties)
@@ -198,6 +203,14 @@ def keep_weights(
     masters = KeptWeights(engine.masters(engine.backbone), engine.masters(engine.head))
     name, data = weights_artifact(step), masters.to_bytes()
     kept[name] = write_artifact(request.attempt_uri, name, data)
+
+
+def pooler_policy(request: TrialRequest) -> dict[str, str]:
+    """Return what a mask file notes of the pooler, where the task's head leaves it out."""
+    if request.spec.task.problem not in READ_EACH_TOKEN:
+        return {}
+    counts = worker_prunable_set(request).has_pooler
+    return {"pooler": "theta0-magnitude" if counts else "keep-all"}
 
 
 def shard_of(request: TrialRequest) -> Shard:
