@@ -25,6 +25,7 @@ from orchestrator.requests import compute_of
 from orchestrator.screens import plan_summary, show_lineage, show_plan, show_status, show_tickets
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext, journal_path
+from orchestrator.transfer_judging import lost_trials
 from search_spaces.canonical import canonical_json, short
 from search_spaces.contracts import TrialState
 from search_spaces.errors import SpecError, UserError
@@ -72,7 +73,7 @@ def validate(
 def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
     """Show what a run would do to each trial, why, and what it would cost."""
     context = SweepContext.open(sweep)
-    made = make_plan(context.trials, Store(context.spec.store), compute_of(context.spec))
+    made = _planned(context, Store(context.spec.store))
     if as_json:
         typer.echo(json.dumps(_plan_data(made), indent=2))
         return
@@ -85,7 +86,7 @@ def run(sweep: SweepPath) -> None:
     context = SweepContext.open(sweep)
     spec, console = context.spec, Console()
     store = Store(spec.store)
-    made = make_plan(context.trials, store, compute_of(spec))
+    made = _planned(context, store)
     console.print(plan_summary(made), highlight=False, soft_wrap=True)
     from orchestrator.finishing import mirror_finished, tracker_of
 
@@ -238,11 +239,17 @@ def main() -> None:
         sys.exit(2)
 
 
+def _planned(context: SweepContext, store: Store) -> Plan:
+    skipped = lost_trials(context.spec, context.trials, store.read)
+    return make_plan(context.trials, store, compute_of(context.spec), skipped)
+
+
 def _plan_data(made: Plan) -> dict[str, Any]:
     return {
         "num_run": made.num_run,
         "num_reuse": made.num_reuse,
         "num_wait": made.num_wait,
+        "num_skip": made.num_skip,
         "num_train_steps": made.num_train_steps,
         "device": made.device,
         "device_hours": made.device_hours,

@@ -8,6 +8,7 @@ from search_spaces.lineages import Lineages
 from search_spaces.models import ModelFacts
 from search_spaces.sweep import SweepSpec
 from search_spaces.task_facts import TaskFacts
+from search_spaces.transfers import Given, add_transfers
 from search_spaces.trial import (
     Trial,
 )
@@ -15,18 +16,23 @@ from search_spaces.trial_set import TrialSet
 
 
 def expand(
-    spec: SweepSpec, models: Mapping[str, ModelFacts], tasks: Mapping[str, TaskFacts]
+    spec: SweepSpec,
+    models: Mapping[str, ModelFacts],
+    tasks: Mapping[str, TaskFacts],
+    given: Given | None = None,
 ) -> list[Trial]:
     """Return all trials of a sweep, parents before children.
 
     For each model and task: one dense trial a seed; for each method the rounds that make its
     masks, and at each level a final trial a seed; for each control a trial at each level and
-    seed. Trials with equal keys are merged: their roles and outputs are united.
+    seed; for each cell of a transfer table a trial a seed. Trials with equal keys are merged:
+    their roles and outputs are united.
 
     Args:
         spec: The sweep.
         models: Facts of its models, by name.
         tasks: Facts of its tasks, by name.
+        given: Masks that exist already, by the name of their source in ``transfer``.
 
     Raises:
         SpecError: The schedule does not fit a model's number of prunable weights, or a recipe's
@@ -34,8 +40,19 @@ def expand(
     """
     trials = TrialSet()
     for model in spec.models:
-        for task in spec.tasks:
-            facts = tasks[task.name].on(model.name)
-            seen = models[model.name].under(spec.pooler, facts.identity.problem)
-            Lineages(spec, model.name, task, seen, facts, trials).add()
+        lineages = {
+            task.name: Lineages(
+                spec,
+                model.name,
+                task,
+                models[model.name],
+                tasks[task.name].on(model.name),
+                trials,
+            )
+            for task in spec.tasks
+        }
+        for one in lineages.values():
+            one.add()
+        if spec.transfer:
+            add_transfers(spec, lineages, given or {})
     return trials.in_order()

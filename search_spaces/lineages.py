@@ -70,10 +70,13 @@ class Lineages:
         facts: TaskFacts,
         trials: TrialSet,
     ) -> None:
+        own = model.under(spec.pooler, facts.identity.problem)
         self.spec, self.trials = spec, trials
         self.model_name, self.task_name = model_name, task.name
-        self.model, self.task = model.identity, facts.identity
-        self.counts = removed_counts(spec.schedule, model.identity.num_prunable)
+        self.model, self.prunable, self.task = own.identity, own.prunable, facts.identity
+        # Transfers compare at equal K over the target's N (method rule 10).
+        self.num_ranked = (model if spec.transfer else own).identity.num_prunable
+        self.counts = removed_counts(spec.schedule, self.num_ranked)
         self.carries = spec.search_recipe_of(task).carries
         num, place, search = facts.num_train, f"task '{task.name}'", spec.search_recipe_of(task)
         self.final_recipe = resolve_recipe(spec.recipe_of(task), num, place=place)
@@ -86,6 +89,8 @@ class Lineages:
             self.round_step = spec.rewind.step_of(self.first_recipe, num, place)
             self.final_step = spec.rewind.step_of(self.final_recipe, num, place)
         self.dense: dict[int, str] = {}  # key of each seed's dense trial
+        self.tickets: dict[tuple[str, int], list[Ticket]] = {}  # by method and search seed
+        self.finals: dict[tuple[str, int, int], str] = {}  # key by method, level and seed
 
     @property
     def finals_follow(self) -> bool:
@@ -107,7 +112,7 @@ class Lineages:
             role = self._role("dense", "", seed)
             self.dense[seed] = self._add_trial(self.final_recipe, seed, None, role, outputs)
         searched = dict.fromkeys(self.spec.search_seed_of(seed) for seed in self.spec.seeds)
-        tickets = {
+        self.tickets = {
             (method, seed): self._tickets(method, seed)
             for seed in searched
             for method in self.spec.methods
@@ -115,9 +120,9 @@ class Lineages:
         for seed in self.spec.seeds:
             search_seed = self.spec.search_seed_of(seed)
             for method in self.spec.methods:
-                self._add_finals(method, seed, tickets[method, search_seed])
+                self._add_finals(method, seed, self.tickets[method, search_seed])
             for control in self.spec.controls:
-                self._add_controls(control, seed, tickets.get(("imp", search_seed), []))
+                self._add_controls(control, seed, self.tickets.get(("imp", search_seed), []))
 
     def _tickets(self, method: str, search_seed: int) -> list[Ticket]:
         """Return a method's ticket of each level, after adding the trials that make them."""
@@ -190,7 +195,25 @@ class Lineages:
         for level, ticket in enumerate(tickets):
             role = self._role("final", method, seed, level_index=level)
             start = ticket.start or self._late_start(seed)
-            self._add_trial(self.final_recipe, seed, ticket.mask, role, outputs, start=start)
+            self.finals[method, level, seed] = self._add_trial(
+                self.final_recipe, seed, ticket.mask, role, outputs, start=start
+            )
+
+    def add_transfer(
+        self, source: str, mask: MaskSource, seed: int, level: int, after: tuple[str, ...] = ()
+    ) -> str:
+        """Add a final trial of this task under another one's mask; return its key.
+
+        Args:
+            source: Where the mask is from: the table's row.
+            mask: The mask.
+            seed: The replicate.
+            level: Place in the sweep's levels.
+            after: Keys of trials that decide whether it is worth while.
+        """
+        method = self.spec.transfer.method if self.spec.transfer else ""
+        role = self._role("transfer", method, seed, level_index=level, source_task=source)
+        return self._add_trial(self.final_recipe, seed, mask, role, after=after)
 
     def _add_controls(self, control: str, seed: int, tickets: list[Ticket]) -> None:
         mask_seed = self.spec.search_seed_of(seed)
@@ -216,6 +239,7 @@ class Lineages:
         outputs: Outputs | None = None,
         carry_from: str | None = None,
         start: OtherStart | SavedWeights | None = None,
+        after: tuple[str, ...] = (),
     ) -> str:
         spec = TrialSpec(
             model=self.model,
@@ -227,7 +251,7 @@ class Lineages:
             carry_from=carry_from,
             code_version=TRAINING_CODE_VERSION,
         )
-        return self.trials.add(spec, role, outputs or Outputs())
+        return self.trials.add(spec, role, outputs or Outputs(), after)
 
     def _role(
         self,
@@ -237,6 +261,7 @@ class Lineages:
         *,
         round_index: int | None = None,
         level_index: int | None = None,
+        source_task: str = "",
     ) -> Role:
         removed = 0 if level_index is None else self.counts[level_index]
         search_seed = seed if kind == "round" else self.spec.search_seed_of(seed)
@@ -245,6 +270,7 @@ class Lineages:
                 "kind": kind,
                 "model": self.model_name,
                 "task": self.task_name,
+                "source_task": source_task,
                 "method": method,
                 "seed": seed,
                 "search_seed": search_seed,

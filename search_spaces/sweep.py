@@ -31,6 +31,7 @@ from search_spaces.tasks import (
     primary_metric,
     report_splits,
 )
+from search_spaces.transfer_specs import TransferSpec, check_transfer
 
 TicketControl = Literal["random-layerwise", "reinit-all", "reinit-prunable", "layer-shuffle"]
 Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0", "random"]
@@ -113,6 +114,7 @@ class SweepSpec(Frozen):
     methods: tuple[Method, ...] = Field(default=("imp",), min_length=1, validate_default=True)
     controls: tuple[Control, ...] = Field(default=(), validate_default=True)
     pooler: PoolerPolicy = Field(default="theta0-magnitude", description="See method rule 10.")
+    transfer: TransferSpec | None = Field(default=None, description="Masks on other tasks.")
     splits: SplitsSpec = SplitsSpec()
     verdict: VerdictSpec = Field(default=VerdictSpec(), validate_default=True)
     resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)
@@ -212,6 +214,18 @@ class SweepSpec(Frozen):
         if followers and "imp" not in info.data.get("methods", ("imp",)):
             raise ValueError(f"has {followers}, made from the imp mask: add imp to methods")
         return controls
+
+    @field_validator("transfer")
+    @classmethod
+    def _transfer_fits(
+        cls, transfer: TransferSpec | None, info: ValidationInfo
+    ) -> TransferSpec | None:
+        found = info.data
+        if transfer is not None and {"tasks", "methods", "rewind"} <= found.keys():
+            rewind, names = found["rewind"], [task.name for task in found["tasks"]]
+            is_rewound = "theta0" in (rewind.kind, rewind.finals)
+            check_transfer(transfer, names, found["methods"], is_rewound)
+        return transfer
 
     @field_validator("splits")
     @classmethod

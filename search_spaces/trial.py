@@ -228,8 +228,9 @@ class Outputs(Frozen):
         )
 
 
-Kind = Literal["dense", "round", "final", "control"]
-KIND_ORDER: tuple[Kind, ...] = ("dense", "final", "control", "round")  # which one names a trial
+Kind = Literal["dense", "round", "final", "control", "transfer"]
+# Which one names a trial:
+KIND_ORDER: tuple[Kind, ...] = ("dense", "final", "control", "transfer", "round")
 
 
 class Role(Frozen):
@@ -238,6 +239,7 @@ class Role(Frozen):
     kind: Kind
     model: str = Field(description="The model's short name in the sweep.")
     task: str = Field(description="The task's name in the sweep.")
+    source_task: str = Field(default="", description="Transfers only: where the mask is from.")
     method: str = Field(default="", description="imp, one-shot-theta0, ... or the control's name.")
     seed: int = Field(description="The replicate: pairs tickets with dense (method rule 4).")
     search_seed: int = Field(description="Seed of the lineage that made the mask.")
@@ -248,7 +250,7 @@ class Role(Frozen):
     @property
     def label(self) -> str:
         """A short readable name, as the Ray dashboard and the progress display show it."""
-        parts = [self.kind, self.task]
+        parts = [self.kind, f"{self.source_task}>{self.task}" if self.source_task else self.task]
         parts += [self.method] if self.method else []
         parts += [f"r{self.round_index}"] if self.round_index is not None else []
         parts += [f"{self.sparsity:.3g}"] if self.sparsity else []
@@ -261,11 +263,19 @@ class Trial(Frozen):
     spec: TrialSpec
     roles: tuple[Role, ...]
     outputs: Outputs = Outputs()
+    after: tuple[str, ...] = Field(
+        default=(), description="Keys of trials that end before, beside the parents."
+    )
 
     @property
     def key(self) -> str:
         """The trial's key."""
         return self.spec.key
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """Keys of all trials that must have succeeded before this one starts."""
+        return tuple(dict.fromkeys((*self.spec.parents, *self.after)))
 
     @property
     def kind(self) -> Kind:

@@ -15,6 +15,7 @@ from search_spaces.trial import (
     Theta0Mask,
     TrainedMask,
 )
+from workers.arrow_file import check_model
 from workers.artifacts import read_artifact
 from workers.failures import TrialFailure
 from workers.mask import Mask, MaskMismatchError
@@ -74,12 +75,19 @@ def magnitude_mask(
 
 
 def parent_mask(request: TrialRequest, prunable: PrunableSet) -> Mask:
-    """Return the mask that the parent trial left behind; errors as for ``input_mask``."""
+    """Return the mask that the parent trial left behind; errors as for ``input_mask``.
+
+    A source that kept its pooler out of all rankings (``keep-all``, method rule 10) moves to a
+    task whose masks cover the pooler with all of that matrix kept.
+    """
     wanted, file = request.spec.mask_parent, request.mask_file
     assert wanted and file, "the scheduler gives every child its parent's mask"
     data = read_artifact(file)
     try:
-        mask = read_mask(data, prunable, file.uri)
+        mask = read_mask(data, None, file.uri)
+        if mask.prunable == prunable.without_pooler():
+            mask = mask.widened(prunable)
+        check_model(mask.prunable, prunable, file.uri, "mask")
     except (MaskFileError, MaskMismatchError) as error:
         raise TrialFailure(FailureClass.USER_ERROR, str(error)) from error
     if mask.num_removed != wanted.num_removed:
