@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator import compare_commands, mask_commands, transfer_commands
+from orchestrator.choices import left_out
 from orchestrator.ctrl_c import CtrlC
 from orchestrator.ending import report_folder, show_places, show_verdicts
 from orchestrator.journal_lock import has_ended
@@ -25,7 +26,6 @@ from orchestrator.requests import compute_of
 from orchestrator.screens import plan_summary, show_lineage, show_plan, show_status, show_tickets
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext, journal_path
-from orchestrator.transfer_judging import lost_trials
 from search_spaces.canonical import canonical_json, short
 from search_spaces.contracts import TrialState
 from search_spaces.errors import SpecError, UserError
@@ -242,7 +242,7 @@ def main() -> None:
 
 
 def _planned(context: SweepContext, store: Store) -> Plan:
-    skipped = lost_trials(context.spec, context.trials, store.read)
+    skipped = left_out(context.spec, context.trials, store.read)
     return make_plan(context.trials, store, compute_of(context.spec), skipped)
 
 

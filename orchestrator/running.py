@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.ray_executor import RayExecutor
 from cluster.session import Session
-from orchestrator.adaptive import AdaptiveTransfer
+from orchestrator.choices import policy_of
 from orchestrator.driver import run_sweep
 from orchestrator.journal import Journal
 from orchestrator.listeners import Listener, SweepOutcome
@@ -59,7 +59,7 @@ def run_on_ray(
             store,
             journal,
             executor,
-            AdaptiveTransfer(spec, context.trials, store.read),
+            policy_of(spec, context.trials, store.read),
             budgets,
             listener,
             time.time,

@@ -213,7 +213,8 @@ class Lineages:
         """
         method = self.spec.transfer.method if self.spec.transfer else ""
         role = self._role("transfer", method, seed, level_index=level, source_task=source)
-        return self._add_trial(self.final_recipe, seed, mask, role, after=after)
+        outputs = Outputs(input_mask=isinstance(mask, Theta0Mask))
+        return self._add_trial(self.final_recipe, seed, mask, role, outputs, after=after)
 
     def _add_controls(self, control: str, seed: int, tickets: list[Ticket]) -> None:
         mask_seed = self.spec.search_seed_of(seed)

@@ -117,6 +117,9 @@ class SweepSpec(Frozen):
     transfer: TransferSpec | None = Field(default=None, description="Masks on other tasks.")
     splits: SplitsSpec = SplitsSpec()
     verdict: VerdictSpec = Field(default=VerdictSpec(), validate_default=True)
+    policy: Literal["ladder", "stop-at-failure"] = Field(
+        default="ladder", description="stop-at-failure: no level beyond two that failed in a row."
+    )
     resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)
     retries: RetriesSpec = RetriesSpec()
     store: str = Field(default="runs", min_length=1, description="Folder or URI of results.")
