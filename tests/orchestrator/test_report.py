@@ -139,7 +139,7 @@ def test_a_failed_seed_is_told_as_undecided_and_listed(tmp_path: Path) -> None:
     assert "Undecided at 10%: no score for seed 2: failed or not run." in text
     assert "14 of 15 trials have a result, 1 failed" in text
     assert f"final:toy:imp:0.1:s2 {key[:10]} loss is NaN at step 7" in text
-    assert "10% 100 2 – 0.8200 ± 0.0100 – – – undecided" in text
+    assert "10% 100 2 – 0.8200 ± 0.0100 – – undecided" in text
     assert "The best ticket" not in text
 
 
