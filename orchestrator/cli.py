@@ -143,13 +143,15 @@ def report(
     from orchestrator.finishing import ended, tracker_of
     from orchestrator.report import write_report
 
-    page, *figures = write_report(spec, context.trials, *ended(context, Store(spec.store)), place)
+    page, *beside = write_report(spec, context.trials, *ended(context, Store(spec.store)), place)
     if as_json:  # said first: MLflow may be down, the report is there anyway
-        names = [str(path) for path in figures]
-        typer.echo(json.dumps({"report": str(page), "figures": names}, indent=2))
+        figures = [str(path) for path in beside if path.suffix == ".png"]
+        tables = [str(path) for path in beside if path.suffix != ".png"]
+        said = {"report": str(page), "figures": figures, "tables": tables}
+        typer.echo(json.dumps(said, indent=2))
     else:
         typer.echo(f"Report: {page}")
-    tracker_of(context).log_report([page, *figures])
+    tracker_of(context).log_report([page, *beside])
 
 
 @app.command()

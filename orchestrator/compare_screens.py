@@ -10,7 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.compare import MaskOverlap, MatrixPair, PairedScores
-from orchestrator.report_text import MINUS, MISSING, show_percent, show_score, show_signed
+from orchestrator.report_text import (
+    MINUS,
+    show_interval,
+    show_percent,
+    show_score,
+    show_signed,
+)
 
 MAX_MATRICES = 10
 
@@ -42,13 +48,6 @@ def summary(paired: PairedScores) -> str:
     missing = [f"{name} from {least} seeds" for it, name, least in lack if it is None]
     missing += ["sign-flip test from 6 to 40"] if paired.sign_flip_pvalue is None else []
     return "; ".join(parts) + "." + (f" Not shown: {', '.join(missing)}." if missing else "")
-
-
-def show_interval(interval: tuple[float, float] | None) -> str:
-    """Return an interval as ``[low, high]``."""
-    if interval is None:
-        return MISSING
-    return f"[{show_signed(interval[0])}, {show_signed(interval[1])}]"
 
 
 def show_masks(

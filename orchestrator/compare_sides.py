@@ -22,7 +22,6 @@ MIN_KEY = 4
 GRAMMAR = "SWEEP.yaml, SWEEP.yaml:TASK/METHOD@LEVEL such as sweep.yaml:sst2/imp@0.7 (with two "
 GRAMMAR += "models MODEL/TASK/METHOD; every part may be left out), or a trial's key"
 _KEY = re.compile(rf"[0-9a-f]{{{MIN_KEY},{KEY_LENGTH}}}")
-_KINDS = ("dense", "final", "control")
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def find(selector: Selector, store: Store | None) -> Found:
     groups: dict[Place, dict[int, TrialSpec]] = {}
     for trial in context.trials:
         for role in trial.roles:
-            if role.kind in _KINDS:
+            if role.kind != "round":
                 groups.setdefault(_place(role), {})[role.seed] = trial.spec
     chosen = _chosen(selector, list(groups))
     return Found(
