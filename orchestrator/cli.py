@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator import mask_commands
+from orchestrator import mask_commands, registry_commands
 from orchestrator.ctrl_c import CtrlC
 from orchestrator.ending import report_folder, show_places, show_verdicts
 from orchestrator.journal_lock import has_ended
@@ -38,6 +38,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(mask_commands.app, name="mask")
+app.add_typer(registry_commands.app)
 SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
