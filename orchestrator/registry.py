@@ -132,7 +132,8 @@ class TicketRegistry:
         info, masks = loaded
         run = self._run(info)
         run_id: str = run.info.run_id
-        card = render_card(info, f"runs:/{run_id}/{TICKET_FOLDER}", masked(self._uri), name)
+        shown = self._uri if masked(self._uri) == self._uri else ""
+        card = render_card(info, f"runs:/{run_id}/{TICKET_FOLDER}", shown, name)
         files = {**masks, CARD_FILE: card.encode()}
         files[INFO_FILE] = info.model_dump_json(indent=2).encode()  # last: with it, all is there
         with tempfile.TemporaryDirectory() as place:

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
@@ -67,6 +66,8 @@ def card(
     if as_json:
         typer.echo(found.info().model_dump_json(indent=2))
         return
+    from rich.markdown import Markdown  # loads a parser that no other command needs
+
     Console().print(Markdown(found.card()))
 
 

@@ -20,7 +20,7 @@ def render_card(info: TicketInfo, ref: str, uri: str, registered: str) -> str:
     Args:
         info: The ticket.
         ref: What ``load_ticket`` finds it by, for example ``runs:/<id>/ticket``.
-        uri: Of the MLflow that holds it, without credentials.
+        uri: Of the MLflow that holds it; "" where it would tell credentials.
         registered: Name of the registered model.
     """
     matrices: dict[str, list[float]] = {}

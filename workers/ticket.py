@@ -35,11 +35,13 @@ class Ticket:
             what the checkpoint lacks (a head, perhaps the pooler) is drawn from torch's generator.
         mask: Which weights are kept.
         metadata: What ``ticket.json`` says; None for a bare mask file.
+        folder: The pre-trained model's files, for example for its tokenizer.
     """
 
     model: Any
     mask: Mask
     metadata: TicketInfo | None
+    folder: Path
 
     def keep_zeros(self) -> list[RemovableHandle]:
         """Make gradients of masked weights 0, so that the weights stay 0 under an optimizer.
@@ -115,7 +117,7 @@ def make_ticket(
         _check("prunable set", wanted.prunable_sha256, mask.prunable.sha256, place, _OTHER_MODEL)
         found = config_sha256(config)
         _check("configuration", wanted.config_sha256, found, str(folder), _OTHER_MODEL)
-    return Ticket(_model(folder, mask, num_labels), mask, info)
+    return Ticket(_model(folder, mask, num_labels), mask, info, folder)
 
 
 def masked_parameters(model: Any, mask: Mask) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
