@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator import compare_commands, mask_commands, transfer_commands
+from orchestrator import compare_commands, mask_commands, registry_commands, transfer_commands
 from orchestrator.choices import left_out
 from orchestrator.ctrl_c import CtrlC
 from orchestrator.ending import report_folder, show_places, show_verdicts
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(mask_commands.app, name="mask")
 app.add_typer(compare_commands.app)
+app.add_typer(registry_commands.app)
 app.command()(transfer_commands.transfer)
 SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
