@@ -198,29 +198,27 @@ def test_theta0s_pooler_competes_or_is_kept(
 
 
 def test_bert_tiny_learns_wikitext(root: Path, executor: LocalExecutor) -> None:
-    """The real checkpoint, whose word head is used, gains within some hundred steps."""
+    """The real checkpoint, whose word head is used, gains within some dozen steps."""
     folder = data_folder()
     model = resolve_model(
         ModelSpecYaml(name="tiny", source=str(folder / "models" / "bert-tiny-splade"))
     )
-    source = {
-        "kind": "text",
-        "train": str(folder / "wikitext2" / "valid.txt"),
-        "report": str(folder / "wikitext2" / "test.txt"),
-    }
-    spec = {"name": "wikitext", "source": source, "max_length": 64, "train_examples": 3000}
+    some = (folder / "wikitext2" / "test.txt").read_text().splitlines(keepends=True)[:300]
+    (root / "report.txt").write_text("".join(some))
+    text = {"kind": "text", "train": str(folder / "wikitext2" / "valid.txt")}
+    source = text | {"report": str(root / "report.txt")}
+    task_spec = {"name": "wikitext", "source": source, "max_length": 64, "train_examples": 2000}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TICKETS_CACHE", str(root / "user-cache"))
-        task = resolve_task(TaskSpec.model_validate(spec), HashSelect(), {"tiny": model})
+        rule = HashSelect(max_examples=50)
+        task = resolve_task(TaskSpec.model_validate(task_spec), rule, {"tiny": model})
     assert len(task.identity.head_sha256) == 64
     steps = {"batch_size": 16, "learning_rate": 5e-4, "weight_decay": 0.0}
     before, after = (
-        run(executor, request(root, model, task, train_steps=n, lr_horizon_steps=300, **steps))
-        for n in (1, 300)
+        run(executor, request(root, model, task, train_steps=n, lr_horizon_steps=60, **steps))
+        for n in (1, 60)
     )
-    assert before.primary("report") < 0.1
-    assert after.primary("report") > before.primary("report") + 0.08
-    ratio = (
-        after.scores["report"].metrics["perplexity"] / before.scores["report"].metrics["perplexity"]
-    )
-    assert ratio < 0.2
+    assert before.primary("report") < 0.15
+    assert after.primary("report") > before.primary("report") + 0.15
+    scores = [result.scores["report"].metrics["perplexity"] for result in (before, after)]
+    assert scores[1] < 0.2 * scores[0]
