@@ -16,7 +16,7 @@ from search_spaces.trial import TrialSpec
 
 FLOP_PER_WEIGHT_AND_TOKEN = 6  # Kaplan et al. 2020, arXiv 2001.08361, section 2.1
 TYPICAL_FILL = 0.3  # real tokens / max_length; MNLI-like lengths at 128 tokens, SST-2 has 0.1
-FILLS = {"masked-lm": 1.0, "span": 0.5}  # blocks are full; SQuAD has 160 to 190 tokens of 384
+FILLS = {"masked-lm": 1.0, "span": 0.5}  # blocks are full; of windows a guess
 # Measured with MiniLM-L6, batch 32, one thread of an x86 server core with AMX, torch 2.13.
 CPU_THREAD_FLOP_PER_S = {"fp32": 85e9, "bf16": 130e9}
 CPU_UPDATE_S_PER_WEIGHT = 5e-9  # clipping, AdamW and mask

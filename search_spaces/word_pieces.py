@@ -61,13 +61,19 @@ class WordPieces:
         return int(self.tokenizer.get_vocab_size(with_added_tokens=True))
 
 
-@lru_cache(maxsize=4)
 def word_pieces(folder: Path) -> WordPieces:
-    """Return the tokenizer in a model's folder.
+    """Return the tokenizer in a model's folder; kept as long as its files stay as they are.
 
     Raises:
         SpecError: There is no tokenizer.json, or it cannot be read.
     """
+    files = [folder / name for name in (TOKENIZER, *_SETTINGS)]
+    found = [path.stat() for path in files if path.is_file()]
+    return _loaded(folder, tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in found))
+
+
+@lru_cache(maxsize=4)
+def _loaded(folder: Path, files: tuple[tuple[int, int, int], ...]) -> WordPieces:
     from tokenizers import Tokenizer  # only tasks made of tokens need it before a trial
 
     path = folder / TOKENIZER

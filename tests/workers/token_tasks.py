@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,7 @@ def token_facts(
     model = resolve_model(spec)
     task = TaskSpec.model_validate({"name": "toy", "source": source, "max_length": max_length})
     return model, resolve_task(task, HashSelect(), {"tiny": model})
+
+
+KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {"text": write_text, "squad": write_squad}
+Toys = dict[str, tuple[ModelFacts, TaskFacts]]
