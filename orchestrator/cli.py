@@ -14,7 +14,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator import compare_commands, mask_commands, registry_commands, transfer_commands
+from orchestrator import (
+    compare_commands,
+    mask_commands,
+    query_commands,
+    registry_commands,
+    transfer_commands,
+)
 from orchestrator.choices import left_out
 from orchestrator.ctrl_c import CtrlC
 from orchestrator.ending import report_folder, show_places, show_verdicts
@@ -23,7 +29,7 @@ from orchestrator.journal_reader import open_reader
 from orchestrator.listeners import SweepOutcome
 from orchestrator.plan import Plan, make_plan
 from orchestrator.requests import compute_of
-from orchestrator.screens import plan_summary, show_lineage, show_plan, show_status, show_tickets
+from orchestrator.screens import plan_summary, show_plan, show_status
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext, journal_path
 from search_spaces.canonical import canonical_json, short
@@ -38,10 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.add_typer(mask_commands.app, name="mask")
-app.add_typer(compare_commands.app)
-app.add_typer(registry_commands.app)
-app.command()(transfer_commands.transfer)
 SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -168,42 +170,6 @@ def status(sweep: SweepPath, as_json: AsJson = False) -> None:
     show_status(Console(), meta["name"], rows, counts, has_ended(path))
 
 
-@app.command()
-def best(
-    uri: Annotated[str, typer.Option(help="MLflow tracking URI.", envvar="MLFLOW_TRACKING_URI")],
-    experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "tickets",
-    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
-    rule: Annotated[str | None, typer.Option(help="Verdict rule; default: the sweep's.")] = None,
-    min_sparsity: Annotated[float, typer.Option(help="Fraction in [0, 1).")] = 0.0,
-    as_json: AsJson = False,
-) -> None:
-    """Ask MLflow alone for the sparsest matching tickets."""
-    from orchestrator.queries import best as best_tickets
-
-    found = best_tickets(uri, experiment, task=task, rule=rule, min_sparsity=min_sparsity)
-    if as_json:
-        typer.echo(json.dumps([vars(ticket) for ticket in found], indent=2))
-        return
-    show_tickets(Console(), found)
-
-
-@app.command()
-def lineage(
-    key: Annotated[str, typer.Argument(help="First characters of a trial's key.")],
-    uri: Annotated[str, typer.Option(help="MLflow tracking URI.", envvar="MLFLOW_TRACKING_URI")],
-    experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "tickets",
-    as_json: AsJson = False,
-) -> None:
-    """Show from MLflow alone the chain of trials that a ticket came from."""
-    from orchestrator.queries import lineage as chain
-
-    rows = chain(uri, experiment, key)
-    if as_json:
-        typer.echo(json.dumps([vars(row) for row in rows], indent=2))
-        return
-    show_lineage(Console(), rows)
-
-
 @app.command("explain-key")
 def explain_key(
     sweep: SweepPath,
@@ -227,6 +193,14 @@ def explain_key(
     for field, left, right in rows:
         table.add_row(field, str(left), str(right))
     Console().print(table)
+
+
+# Listed after the commands above, in this order.
+app.add_typer(query_commands.app)
+app.command()(transfer_commands.transfer)
+app.add_typer(compare_commands.app)
+app.add_typer(registry_commands.app)
+app.add_typer(mask_commands.app, name="mask")
 
 
 def main() -> None:

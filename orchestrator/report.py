@@ -36,7 +36,8 @@ from search_spaces.canonical import short
 from search_spaces.contracts import TrialResult
 from search_spaces.errors import UserError
 from search_spaces.recipe_specs import RecipeSpec
-from search_spaces.sweep import SweepSpec, TaskSpec
+from search_spaces.sweep import SweepSpec
+from search_spaces.task_specs import TaskSpec
 from search_spaces.trial import Trial
 
 REPORT_NAME = "report.html"

@@ -9,8 +9,9 @@ from search_spaces.models import ModelFacts
 from search_spaces.recipe_specs import resolve_recipe
 from search_spaces.recipes import Recipe
 from search_spaces.schedules import removed_counts
-from search_spaces.sweep import ITERATIVE_METHODS, SweepSpec, TaskSpec
+from search_spaces.sweep import ITERATIVE_METHODS, SweepSpec
 from search_spaces.task_facts import TaskFacts
+from search_spaces.task_specs import TaskSpec
 from search_spaces.trial import (
     TRAINING_CODE_VERSION,
     MaskSource,

@@ -12,7 +12,8 @@ from typing import Any
 from search_spaces.presets import PRESETS
 from search_spaces.recipe_specs import RecipeSpec
 from search_spaces.schedules import GeometricSchedule, LinearSchedule
-from search_spaces.sweep import SweepSpec, TaskSpec
+from search_spaces.sweep import SweepSpec
+from search_spaces.task_specs import TaskSpec
 
 _TASKS = (
     {"name": "GLUE", "source": {"kind": "glue-hub", "task": "mnli"}},

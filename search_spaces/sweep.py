@@ -23,10 +23,9 @@ from search_spaces.run_specs import (
     check_batch,
 )
 from search_spaces.schedules import Schedule
-from search_spaces.splits import AnySelectRule, HashSelect, ReportSelect, SelectRule
+from search_spaces.splits import AnySelectRule, ReportSelect
+from search_spaces.task_specs import NAME_PATTERN, SplitsSpec, TaskSpec, check_select, with_recipes
 from search_spaces.tasks import (
-    AnyTaskSource,
-    TaskSource,
     metric_range,
     primary_metric,
     report_splits,
@@ -38,52 +37,6 @@ Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0", "random"
 Control = Literal["random-uniform", "random-init-magnitude", TicketControl]
 OF_A_TICKET = get_args(TicketControl)
 ITERATIVE_METHODS = ("imp", "layerwise-imp")
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-
-
-class TaskSpec(Frozen):
-    """A task of a sweep."""
-
-    name: str = Field(pattern=NAME_PATTERN, description="Short name in the sweep.")
-    source: TaskSource
-    train_examples: int | None = Field(default=None, gt=0, description="Default: all.")
-    max_length: int = Field(default=128, gt=2, description="Tokens.")
-    select: SelectRule | None = Field(default=None, description="Instead of splits.select.")
-    delta: float | None = Field(default=None, gt=0, lt=1, description="Instead of verdict.delta.")
-    recipe: RecipeSpec | None = Field(
-        default=None, description="Fields that differ from the sweep's recipes."
-    )
-    search_recipe: SearchRecipeSpec | None = Field(
-        default=None, description="Fields that differ from the sweep's search recipe only."
-    )
-
-    @field_validator("select", mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return _with_kind(value)
-
-    @field_validator("select")
-    @classmethod
-    def _has_select_split(
-        cls, rule: AnySelectRule | None, info: ValidationInfo
-    ) -> AnySelectRule | None:
-        if rule is not None and "source" in info.data:
-            _check_select(rule, info.data["source"], info.data.get("name", ""))
-        return rule
-
-
-class SplitsSpec(Frozen):
-    """Which split chooses, and which is reported (method rule 14)."""
-
-    select: SelectRule = HashSelect()
-    report: Literal["matched", "mismatched"] = Field(
-        default="matched", description="For tasks that have both (MNLI)."
-    )
-
-    @field_validator("select", mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return _with_kind(value)
 
 
 class SweepSpec(Frozen):
@@ -140,7 +93,7 @@ class SweepSpec(Frozen):
         if search is not None:
             filled["search_recipe"] = search = merge_recipes(recipe, search)
         if isinstance(filled.get("tasks"), list | tuple):
-            filled["tasks"] = [_with_recipes(task, recipe, search) for task in filled["tasks"]]
+            filled["tasks"] = [with_recipes(task, recipe, search) for task in filled["tasks"]]
         return filled
 
     @field_validator("preset")
@@ -235,7 +188,7 @@ class SweepSpec(Frozen):
     def _tasks_have_select_split(cls, splits: SplitsSpec, info: ValidationInfo) -> SplitsSpec:
         for task in info.data.get("tasks", ()):
             if task.select is None:
-                _check_select(splits.select, task.source, task.name)
+                check_select(splits.select, task.source, task.name)
         return splits
 
     @field_validator("verdict")
@@ -295,35 +248,6 @@ class SweepSpec(Frozen):
         """Whether masks are chosen and reported on the same split, which verdicts must say."""
         rule = self.select_rule_of(task)
         return isinstance(rule, ReportSelect) and rule.split == self.report_split_of(task)
-
-
-def _with_kind(value: Any) -> Any:
-    """Return the long form of a select rule: ``report`` stands for ``{kind: report}``."""
-    return {"kind": value} if isinstance(value, str) else value
-
-
-def _check_select(rule: AnySelectRule, source: AnyTaskSource, task: str) -> None:
-    known = report_splits(source)
-    if isinstance(rule, ReportSelect) and rule.split not in known:
-        raise ValueError(
-            f"has select.split '{rule.split}', but the task '{task}' has only "
-            f"{', '.join(known)}: write another select beside that task"
-        )
-
-
-def _with_recipes(task: Any, recipe: Any, search: Any) -> Any:
-    """Complete a task's partial recipes from the sweep's; rounds follow the final recipe."""
-    if not isinstance(task, Mapping):
-        return task
-    filled, own, own_search = dict(task), task.get("recipe"), task.get("search_recipe")
-    if own is not None:
-        filled["recipe"] = merge_recipes(recipe, own)
-    base = merge_recipes(search if search is not None else recipe, own or {})
-    if own_search is not None:
-        filled["search_recipe"] = merge_recipes(base, own_search)
-    elif own is not None and search is not None:
-        filled["search_recipe"] = base
-    return filled
 
 
 def _check_distinct(values: Sequence[Any], what: str) -> None:

@@ -16,8 +16,9 @@ from search_spaces.expand import expand
 from search_spaces.loading import load_sweep
 from search_spaces.models import ModelFacts
 from search_spaces.prunable import PrunableSet, prunable_names
-from search_spaces.sweep import SweepSpec, TaskSpec
+from search_spaces.sweep import SweepSpec
 from search_spaces.task_facts import TaskFacts
+from search_spaces.task_specs import TaskSpec
 from search_spaces.tasks import primary_metric, problem_of
 from search_spaces.trial import ModelIdentity, TaskIdentity, Trial
 

@@ -18,7 +18,7 @@ from search_spaces.models import ModelFacts, ModelSpecYaml, resolve_model
 from search_spaces.recipes import Recipe
 from search_spaces.resolve import TaskFacts, resolve_task
 from search_spaces.splits import HashSelect
-from search_spaces.sweep import TaskSpec
+from search_spaces.task_specs import TaskSpec
 from search_spaces.trial import MaskSource, OtherStart, Outputs, SavedWeights, TrialSpec
 from workers.classifier import Classifier, draw_head, head_parameters, theta0_values
 
