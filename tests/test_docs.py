@@ -120,10 +120,11 @@ def test_examples_expand(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in re.findall(r"\$\{(\w+)\}", path.read_text()):
         monkeypatch.setenv(name, str(tmp_path))
     spec = load_sweep(path)
-    models = {model.name: model_facts("a") for model in spec.models}
-    tasks = {task.name: task_facts(task.name) for task in spec.tasks}
+    models = {m.name: model_facts(letter) for m, letter in zip(spec.models, "abc", strict=False)}
+    tasks = {task.name: task_facts(task.name, num_train=100_000) for task in spec.tasks}
     trials = expand(spec, models, tasks)
-    assert sum(trial.kind == "dense" for trial in trials) == len(spec.seeds) * len(spec.tasks)
+    num_dense = len(spec.seeds) * len(spec.tasks) * len(spec.models)
+    assert sum(trial.kind == "dense" for trial in trials) == num_dense
 
 
 def test_the_method_shows_the_presets_as_they_are() -> None:
