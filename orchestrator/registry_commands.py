@@ -144,8 +144,8 @@ def _show(console: Console, tickets: Sequence[RegisteredTicket], uri: str) -> No
     for name, own in groupby(tickets, key=lambda one: one.name):
         console.print(_table(name, list(own)))
     console.print(
-        "Load one with load_ticket('models:/MODEL@ALIAS'); its card: tickets card "
-        "models:/MODEL@ALIAS. Chosen on select; 'vs dense' is the mean difference there.",
+        "Load one with load_ticket('models:/MODEL@ALIAS') or 'models:/MODEL/V'; its card: tickets "
+        "card models:/MODEL@ALIAS. Chosen on select; 'vs dense' is the mean difference there.",
         highlight=False,
         soft_wrap=True,
     )
@@ -154,7 +154,7 @@ def _show(console: Console, tickets: Sequence[RegisteredTicket], uri: str) -> No
 def _table(name: str, tickets: Sequence[RegisteredTicket]) -> Table:
     """Return the table of one registered model."""
     numbers = ("<sparsity", "<n", "<select", "<vs dense", "<report")
-    table = make_table(name, "<version", "aliases", "method", *numbers)
+    table = make_table(name, "<v", "aliases", "method*", *numbers)
     for one in tickets:
         is_over = one.status == "withdrawn"
         table.add_row(

@@ -19,6 +19,7 @@ from orchestrator import load_ticket
 from orchestrator.cli import main
 from orchestrator.tickets import find_ticket
 from search_spaces.errors import SpecError, UserError
+from search_spaces.trial import Role
 from tests.orchestrator.ticket_worlds import BERT_TINY, World, make_world
 from tests.workers.requests import make_model
 
@@ -253,6 +254,30 @@ def test_the_card_tells_what_there_is_to_tell(world: World) -> None:
     assert "encoder.layer.1.output.dense.weight" in card and "## Limits" in card
     assert "None" not in card and "{{" not in card and not re.search(r" $", card, re.M)
     assert "\n\n\n\n" not in card
+
+
+def test_a_card_warns_where_there_is_reason_to(tmp_path: Path, world: World) -> None:
+    """One split for both, no control, a failing level before it, scores without any spread."""
+
+    def score(role: Role) -> float:
+        return 0.8 - 0.3 * (role.kind == "final" and role.sparsity < 0.6)
+
+    changes = {"splits": {"select": "report"}, "controls": [], "replicate": "finetune"}
+    made = make_world(tmp_path, world.uri, score, "warned", **changes)
+    made.register("warned")
+    card = find_ticket("models:/tickets-bert-tiny-warned@s70", world.uri).card()
+    assert "**a less sparse level does not**" in card and "may match by chance" in card
+    assert "**same_split**" in card and "The sweep ran none" in card
+    assert "- `noisy`: the ticket's deviation is 0" in card
+    assert "finetune: one mask, fine-tuned with each seed" in card
+    assert "holds" not in card.partition("## Scores")[0]
+
+
+def test_a_file_that_cannot_be_read_is_said(folder: Path) -> None:
+    (folder / "ticket.json").unlink()
+    (folder / "ticket.json").mkdir()
+    with pytest.raises(UserError, match=r"ticket.json: cannot be read: Is a directory\. Check"):
+        load_ticket(folder)
 
 
 def test_a_card_hides_credentials(world: World) -> None:
