@@ -41,7 +41,8 @@ from benchmarks.workload import (
 from workers.batches import Batch, make_batch
 from workers.classifier import Classifier
 from workers.engine import WORD_EMBEDDINGS, Engine
-from workers.finetune import Shard, global_batches, summed_loss
+from workers.finetune import Shard, global_batches
+from workers.labelled import summed_loss
 from workers.ranks import RankEnv, connect, disconnect
 from workers.survivors import SurvivorAdamW
 

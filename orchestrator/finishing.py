@@ -79,4 +79,5 @@ def _made_of(folder: Path) -> str | None:
         said: dict[str, str] = json.loads((folder / _MADE_OF).read_text())
     except (OSError, ValueError):
         return None
-    return said.get("digest") if (folder / "report.html").exists() else None
+    whole = all((folder / name).exists() for name in ("report.html", "trials.parquet"))
+    return said.get("digest") if whole else None

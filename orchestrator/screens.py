@@ -39,9 +39,10 @@ def show_plan(console: Console, sweep: str, plan: Plan) -> None:
 def plan_summary(plan: Plan) -> str:
     """Return a plan in one line."""
     num = plan.num_run + plan.num_wait
+    skipped = f", {plan.num_skip} skipped" if plan.num_skip else ""
     return (
         f"{num} to run ({plan.num_run} at once, {plan.num_wait} after a parent), "
-        f"{plan.num_reuse} reused; {plan.num_train_steps:,} steps, "
+        f"{plan.num_reuse} reused{skipped}; {plan.num_train_steps:,} steps, "
         f"about {plan.device_hours:.2f} {plan.device}-hours"
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,11 @@ def canonical_name(name: str) -> str | None:
     name = _PREFIX.sub("", name)
     if not name.startswith(_BACKBONE) or name in _BUFFERS:
         return None
+    return modern_name(name)
+
+
+def modern_name(name: str) -> str:
+    """Return a name with LayerNorm's parameters as they are called now."""
     for pattern, replacement in _OLD_NAMES:
         name = pattern.sub(replacement, name)
     return name
@@ -164,8 +169,15 @@ def iter_parameters(folder: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]
     Raises:
         SpecError: As ``read_header``; or a parameter has another type than F32, F16 or BF16.
     """
+    yield from read_values(backbone_entries(folder))
+
+
+def read_values(
+    entries: Mapping[str, TensorEntry],
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Yield names and values of some tensors; values and errors as for ``iter_parameters``."""
     maps: dict[Path, npt.NDArray[np.uint8]] = {}
-    for name, entry in backbone_entries(folder).items():
+    for name, entry in entries.items():
         if entry.file not in maps:
             maps[entry.file] = np.memmap(entry.file, dtype=np.uint8, mode="r")
         yield name, _as_float32(name, maps[entry.file][entry.start : entry.end], entry)
@@ -189,8 +201,13 @@ def theta0_sha256(folder: Path) -> str:
     It does not depend on the task class that saved the checkpoint, on sharding, on the spelling
     of LayerNorm parameters, or on whether the file stores fp32 or an exact narrower copy.
     """
+    return values_sha256(iter_parameters(folder))
+
+
+def values_sha256(parameters: Iterable[tuple[str, npt.NDArray[np.float32]]]) -> str:
+    """Return the sha256 over (name, shape, little-endian fp32 bytes) of tensors in their order."""
     digest = hashlib.sha256()
-    for name, values in iter_parameters(folder):
+    for name, values in parameters:
         digest.update(canonical_json([name, list(values.shape)]).encode() + b"\n")
         digest.update(np.ascontiguousarray(values).data.cast("B"))
     return digest.hexdigest()

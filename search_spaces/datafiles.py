@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.canonical import canonical_json
+from search_spaces.corpus import check_apart, text_file
 from search_spaces.errors import Fault, SpecError
 from search_spaces.examples import Examples, RawSplit, checked_examples, finite_number, is_empty
+from search_spaces.hub import check_columns, load_hub
 from search_spaces.places import cache_folder
+from search_spaces.questions import squad_file
 from search_spaces.tables import (
     Columns,
     TableSettings,
@@ -27,9 +30,11 @@ from search_spaces.tasks import (
     FilesSource,
     GlueFolderSource,
     GlueHubSource,
+    LabelledSource,
     problem_of,
     report_splits,
 )
+from search_spaces.token_sources import SquadHubSource, SquadSource, TextHubSource, TextSource
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class TaskData:
     splits: dict[str, Examples]
 
 
-def read_split(source: AnyTaskSource, split: str) -> Examples:
+def read_split(source: LabelledSource, split: str) -> Examples:
     """Return one split of a task: ``train``, ``report`` or ``report_mismatched``.
 
     Raises:
@@ -54,7 +59,7 @@ def read_split(source: AnyTaskSource, split: str) -> Examples:
     return read_task(source).splits[split]
 
 
-def read_task(source: AnyTaskSource) -> TaskData:
+def read_task(source: LabelledSource) -> TaskData:
     """Return all splits of a task.
 
     Args:
@@ -86,11 +91,11 @@ def read_task(source: AnyTaskSource) -> TaskData:
 
 def _files_faults(source: FilesSource, raws: dict[str, RawSplit]) -> list[Fault]:
     """Return what only shows when a user's files are seen together."""
-    faults = []
-    train, report = _file(source, "train"), _file(source, "report")
-    if train.resolve() == report.resolve() or read_bytes(train) == read_bytes(report):
-        problem = f"holds the same examples as the train file, {train}: results would be memorised."
-        faults.append(Fault(str(report), "", problem, "Give held-out examples as report."))
+    faults: list[Fault] = []
+    try:
+        check_apart(_file(source, "train"), _file(source, "report"))
+    except SpecError as error:
+        faults += error.faults
     if source.problem == "classification":
         faults += _mixed_labels(raws)
     return faults
@@ -133,6 +138,8 @@ def data_sha256(source: AnyTaskSource) -> str:
 
 
 def _reading_settings(source: AnyTaskSource) -> dict[str, Any]:
+    if isinstance(source, TextHubSource):  # its train and report are names of splits
+        return source.model_dump(mode="json")
     settings = source.model_dump(mode="json", exclude={"path", "train", "report"})
     if isinstance(source, GlueHubSource):
         settings["repository"] = GLUE_REPOSITORY
@@ -143,6 +150,12 @@ def _files(source: AnyTaskSource, split: str) -> list[Path]:
     """Return the files that hold a split; none for a task that is read from the hub."""
     if isinstance(source, GlueHubSource):
         return _mirror_files(source, split) if source.path else []
+    if isinstance(source, TextHubSource | SquadHubSource):
+        return []
+    if isinstance(source, TextSource):
+        return [text_file(source, split)]
+    if isinstance(source, SquadSource):
+        return [squad_file(source, split)]
     return [_file(source, split)]
 
 
@@ -168,7 +181,7 @@ def _built_docstrings() -> Path:
         raise SpecError([Fault("builtin task 'docstrings'", "", f"{error}.")]) from error
 
 
-def _read_raw(source: AnyTaskSource, split: str) -> RawSplit:
+def _read_raw(source: LabelledSource, split: str) -> RawSplit:
     if isinstance(source, GlueHubSource):
         return _read_hub(source, split)
     path = _file(source, split)
@@ -182,7 +195,7 @@ def _raw(place: str, columns: Columns, names: tuple[str, str, str]) -> RawSplit:
     return RawSplit(place, columns[text], columns[pair] if pair else None, columns[label])
 
 
-def _column_names(source: AnyTaskSource) -> tuple[str, str, str]:
+def _column_names(source: LabelledSource) -> tuple[str, str, str]:
     if isinstance(source, GlueHubSource):
         return GLUE[source.task].hub_columns
     if isinstance(source, GlueFolderSource):
@@ -220,12 +233,11 @@ def _settings(
 
 def _read_hub(source: GlueHubSource, split: str) -> RawSplit:
     place, names = _hub_place(source), _column_names(source)
-    rows = _load_hub(source, place, _hub_split(source, split))
-    missing = [name for name in names if name and name not in rows.column_names]
-    if missing:
-        found = ", ".join(rows.column_names)
-        problems = [f"has no column '{name}'; columns found: {found}." for name in missing]
-        raise SpecError([Fault(f"{place} {split}", "", problem) for problem in problems])
+    where = str(Path(source.path).expanduser()) if source.path else GLUE_REPOSITORY
+    revision = None if source.path else source.revision
+    hint = "Check the network, or give a local copy: path: <folder> or kind: glue-folder."
+    rows = load_hub(where, source.task, _hub_split(source, split), revision, place, hint)
+    check_columns(rows, names, f"{place} {split}")
     return _raw(f"{place} {split}", {name: list(rows[name]) for name in names if name}, names)
 
 
@@ -238,35 +250,19 @@ def _hub_split(source: GlueHubSource, split: str) -> str:
     return "train" if split == "train" else names[split]
 
 
-def _load_hub(source: GlueHubSource, place: str, hub_split: str) -> Any:
-    """Return a ``datasets.Dataset``; its errors all become one sentence with the next step."""
-    import datasets  # seconds to import, and only this kind of task needs it
-
-    where = str(Path(source.path).expanduser()) if source.path else GLUE_REPOSITORY
-    revision = None if source.path else source.revision
-    try:
-        return datasets.load_dataset(where, source.task, split=hub_split, revision=revision)
-    except Exception as error:
-        # The library raises its own, huggingface_hub's, pyarrow's and fsspec's errors here.
-        reason = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
-        hint = "Check the network, or give a local copy: path: <folder> or kind: glue-folder."
-        problem = f"cannot be loaded (split {hub_split}): {reason}"
-        raise SpecError([Fault(place, "", problem, hint)]) from error
-
-
 def _mirror_files(source: GlueHubSource, split: str) -> list[Path]:
     folder = Path(source.path or "").expanduser() / source.task
     return sorted(folder.glob(f"{_hub_split(source, split)}-*.parquet"))
 
 
-def _label_base(source: AnyTaskSource) -> Callable[[Any], Any]:
+def _label_base(source: LabelledSource) -> Callable[[Any], Any]:
     """Return what turns a label as stored into the value that is looked up."""
     if isinstance(source, GlueHubSource) and GLUE[source.task].labels:
         return lambda value: value
     return str if problem_of(source) == "classification" else finite_number
 
 
-def _label_values(source: AnyTaskSource, train: RawSplit | None) -> tuple[Any, ...] | None:
+def _label_values(source: LabelledSource, train: RawSplit | None) -> tuple[Any, ...] | None:
     """Return the stored values of the classes in order; () for a regression, None if unknown."""
     if problem_of(source) == "regression":
         return ()
@@ -281,7 +277,7 @@ def _label_values(source: AnyTaskSource, train: RawSplit | None) -> tuple[Any, .
     return tuple(sorted({str(value) for value in train.labels if not is_empty(value)}))
 
 
-def _label_names(source: AnyTaskSource, values: tuple[Any, ...]) -> tuple[str, ...]:
+def _label_names(source: LabelledSource, values: tuple[Any, ...]) -> tuple[str, ...]:
     if isinstance(source, GlueHubSource | GlueFolderSource):
         return GLUE[source.task].labels
     return tuple(values)

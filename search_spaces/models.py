@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,7 +16,14 @@ from search_spaces.canonical import Frozen, content_key
 from search_spaces.checkpoint import TensorEntry, backbone_entries, read_header, theta0_sha256
 from search_spaces.contracts import ModelPlace
 from search_spaces.errors import Fault, SpecError, did_you_mean
-from search_spaces.prunable import POOLER, PrunableSet, backbone_names, prunable_set
+from search_spaces.prunable import (
+    POOLER,
+    READ_EACH_TOKEN,
+    PoolerPolicy,
+    PrunableSet,
+    backbone_names,
+    prunable_set,
+)
 from search_spaces.sources import model_folder
 from search_spaces.tokenizer_files import tokenizer_sha256
 from search_spaces.trial import ModelIdentity
@@ -103,6 +110,15 @@ class ModelFacts:
     place: ModelPlace
     prunable: PrunableSet
     config: dict[str, Any]
+
+    def under(self, policy: PoolerPolicy, problem: str) -> ModelFacts:
+        """Return the model as a task sees it: without its pooler where that is not to count."""
+        counts = policy == "theta0-magnitude" or problem not in READ_EACH_TOKEN
+        if counts or not self.prunable.has_pooler:
+            return self
+        fewer = self.prunable.without_pooler()
+        changes = {"prunable_sha256": fewer.sha256, "num_prunable": fewer.num_weights}
+        return replace(self, identity=self.identity.model_copy(update=changes), prunable=fewer)
 
 
 def resolve_model(spec: ModelSpecYaml) -> ModelFacts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
@@ -18,6 +19,8 @@ LAYER_MATRICES = (
     "output.dense",
 )
 POOLER = "pooler.dense.weight"
+PoolerPolicy = Literal["theta0-magnitude", "keep-all"]
+READ_EACH_TOKEN = ("masked-lm", "span")  # problems whose heads leave the pooler out
 
 
 class PrunableSet(Frozen):
@@ -44,6 +47,11 @@ class PrunableSet(Frozen):
     def has_pooler(self) -> bool:
         """Whether the pooler is pruned too."""
         return POOLER in self.names
+
+    def without_pooler(self) -> PrunableSet:
+        """Return the set without the pooler."""
+        pairs = [pair for pair in zip(self.names, self.shapes, strict=True) if pair[0] != POOLER]
+        return PrunableSet(names=tuple(n for n, _ in pairs), shapes=tuple(s for _, s in pairs))
 
 
 def prunable_names(num_layers: int, with_pooler: bool) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from search_spaces.canonical import content_key
@@ -14,41 +13,24 @@ from search_spaces.examples import Examples
 from search_spaces.models import FAMILIES, ModelFacts, max_tokens, resolve_model
 from search_spaces.places import absolute
 from search_spaces.splits import AnySelectRule, ReportSelect, make_splits
-from search_spaces.sweep import SweepSpec, TaskSpec
+from search_spaces.sweep import SweepSpec
+from search_spaces.task_facts import TaskFacts as TaskFacts  # known from here too
+from search_spaces.task_specs import TaskSpec
 from search_spaces.tasks import (
-    AnyTaskSource,
     FilesSource,
     GlueFolderSource,
     GlueHubSource,
+    LabelledSource,
     has_pairs,
     primary_metric,
     problem_of,
 )
+from search_spaces.token_sources import TokenSource
+from search_spaces.token_tasks import resolve_token_task
 from search_spaces.trial import TaskIdentity
 
 Named = TypeVar("Named")
 Facts = TypeVar("Facts")
-
-
-@dataclass(frozen=True)
-class TaskFacts:
-    """What is known about a task after its data were read.
-
-    Attributes:
-        identity: What the task is, by content.
-        place: Where its data are; paths are absolute.
-        num_train: Examples trained on.
-        num_select: Examples that decisions are made on.
-        num_report: Examples that results are reported on, all report splits together.
-        mean_chars: Mean characters of a training example, for estimates of cost.
-    """
-
-    identity: TaskIdentity
-    place: TaskPlace
-    num_train: int
-    num_select: int
-    num_report: int
-    mean_chars: float
 
 
 def resolve_sweep(spec: SweepSpec) -> tuple[dict[str, ModelFacts], dict[str, TaskFacts]]:
@@ -60,9 +42,9 @@ def resolve_sweep(spec: SweepSpec) -> tuple[dict[str, ModelFacts], dict[str, Tas
     faults: list[Fault] = []
     models = _gather(spec.models, lambda model: model.name, resolve_model, faults)
     tasks = _gather(
-        spec.tasks,
+        [task for task in spec.tasks if models or not isinstance(task.source, TokenSource)],
         lambda task: task.name,
-        lambda task: resolve_task(task, spec.select_rule_of(task)),
+        lambda task: resolve_task(task, spec.select_rule_of(task), models),
         faults,
     )
     faults += [
@@ -110,16 +92,21 @@ def _gather(
     return found
 
 
-def resolve_task(task: TaskSpec, select: AnySelectRule) -> TaskFacts:
+def resolve_task(
+    task: TaskSpec, select: AnySelectRule, models: Mapping[str, ModelFacts] | None = None
+) -> TaskFacts:
     """Read a task's data and name it by content.
 
     Args:
         task: The task as the sweep names it.
         select: How its select split is held out (``SweepSpec.select_rule_of``).
+        models: The sweep's models by name; only tasks made of their tokens need them.
 
     Raises:
         SpecError: All faults of the task's data, or too few examples.
     """
+    if isinstance(task.source, TokenSource):
+        return resolve_token_task(task, select, models or {})
     data = read_task(task.source)
     num_labels = _num_labels(task, data)
     train, held_out = make_splits(data.splits["train"], select, task.train_examples)
@@ -162,7 +149,7 @@ def _mean_chars(examples: Examples) -> float:
     return total / len(examples)
 
 
-def _with_absolute_paths(source: AnyTaskSource) -> AnyTaskSource:
+def _with_absolute_paths(source: LabelledSource) -> LabelledSource:
     """Make paths independent of the current folder: a worker has another one."""
     changes: dict[str, Any] = {}
     if isinstance(source, FilesSource):

@@ -16,7 +16,7 @@ from search_spaces.contracts import TaskPlace
 from search_spaces.datafiles import data_sha256, read_task
 from search_spaces.errors import Fault, SpecError
 from search_spaces.examples import Examples
-from search_spaces.tasks import task_source
+from search_spaces.tasks import LabelledSource, task_source
 
 _PAIR_SEPARATOR = "\x1f"  # a control character: no sentence holds it after normalisation
 
@@ -85,12 +85,18 @@ def make_splits(
     Raises:
         SpecError: Too few examples to hold any out, or fewer than asked for remain.
     """
-    hashes = text_hashes(train)
+    return split_hashes(text_hashes(train), rule, num_train_examples)
+
+
+def split_hashes(
+    hashes: list[bytes], rule: AnySelectRule, num_train_examples: int | None
+) -> tuple[list[int], list[int]]:
+    """Return what ``make_splits`` returns, from the examples' hashes: equal ones stay together."""
     select = _held_out(hashes, rule) if isinstance(rule, HashSelect) else []
     held_out = set(select)
-    rest = [index for index in range(len(train)) if index not in held_out]
+    rest = [index for index in range(len(hashes)) if index not in held_out]
     if not rest:
-        problem = f"has {len(train)} examples, and holding out a select split leaves none."
+        problem = f"has {len(hashes)} examples, and holding out a select split leaves none."
         raise SpecError([Fault("train split", "", problem, "Use more examples.")])
     return _subset(rest, hashes, num_train_examples), sorted(select)
 
@@ -146,7 +152,8 @@ def load_splits(
     """
     source, rule = task_source(place.source), select_rule(place.select)
     if expected_sha256 is not None:
-        _check_unchanged(place.name, data_sha256(source), expected_sha256)
+        check_unchanged(place.name, data_sha256(source), expected_sha256)
+    assert isinstance(source, LabelledSource), "tasks made of tokens have a module of their own"
     splits = read_task(source).splits
     train, select = make_splits(splits["train"], rule, num_train_examples)
     whole = splits["train"]
@@ -154,7 +161,17 @@ def load_splits(
     return {**splits, "train": whole.take(train), "select": chosen}
 
 
-def _check_unchanged(name: str, found: str, expected: str) -> None:
+def check_unchanged(name: str, found: str, expected: str) -> None:
+    """Refuse data that are not those that a trial was planned with.
+
+    Args:
+        name: The task's.
+        found: The data's sha256 now.
+        expected: The planned one.
+
+    Raises:
+        SpecError: They differ.
+    """
     if found != expected:
         problem = f"data have sha256 {found[:12]}, but the trial was planned with {expected[:12]}."
         hint = "The files changed, or this machine has other ones: plan the sweep again."

@@ -104,7 +104,12 @@ def _what_is_there(path: Path) -> str:
     return near or f"Its folder holds: {', '.join(names[:8]) or 'nothing'}."
 
 
-def _read_text(path: Path, encoding: str) -> str:
+def read_text(path: Path, encoding: str) -> str:
+    """Return a text file's characters.
+
+    Raises:
+        SpecError: The file cannot be read, or is not in that encoding.
+    """
     data = read_bytes(path)
     try:
         text = data.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
@@ -120,7 +125,7 @@ def _read_text(path: Path, encoding: str) -> str:
 
 def _lines(path: Path, encoding: str) -> list[str]:
     # Not splitlines(): sentences may hold U+0085 or U+2028, which are no ends of rows.
-    lines = _read_text(path, encoding).replace("\r\n", "\n").split("\n")
+    lines = read_text(path, encoding).replace("\r\n", "\n").split("\n")
     if lines and not lines[-1]:
         lines.pop()
     return lines
@@ -134,7 +139,7 @@ def _read_tsv(path: Path, settings: TableSettings) -> Columns:
 
 
 def _read_csv(path: Path, settings: TableSettings) -> Columns:
-    text = _read_text(path, settings.encoding)
+    text = read_text(path, settings.encoding)
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=settings.delimiter or ","))
     except csv.Error as error:

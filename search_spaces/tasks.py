@@ -10,9 +10,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, model_validator
 
 from search_spaces.canonical import Frozen
+from search_spaces.token_sources import (
+    AnswersSource,
+    SquadHubSource,
+    SquadSource,
+    TextHubSource,
+    TextSource,
+    WordsSource,
+)
 
-Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
-Problem = Literal["classification", "regression"]
+LabelMetric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+LabelProblem = Literal["classification", "regression"]
+Metric = LabelMetric | Literal["masked_accuracy", "perplexity", "squad_f1", "exact_match"]
+Problem = LabelProblem | Literal["masked-lm", "span"]
 GlueName = Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"]
 
 GLUE_REPOSITORY = "nyu-mll/glue"
@@ -45,15 +55,15 @@ class GlueTask:
     hub_columns: tuple[str, str, str]
     labels: tuple[str, ...]
     tsv_labels: tuple[str, ...]
-    metric: Metric = "accuracy"
-    secondary: tuple[Metric, ...] = ()
+    metric: LabelMetric = "accuracy"
+    secondary: tuple[LabelMetric, ...] = ()
     tsv_has_header: bool = True
     skips_short_rows: bool = False
     report_files: tuple[str, ...] = ("dev.tsv",)
     hub_report_splits: tuple[str, ...] = ("validation",)
 
     @property
-    def problem(self) -> Problem:
+    def problem(self) -> LabelProblem:
         """Whether labels are classes or numbers."""
         return "classification" if self.labels else "regression"
 
@@ -174,11 +184,11 @@ class FilesSource(Frozen):
     text: str = Field(default="text", description="Column of the text; a number without header.")
     text_pair: str | None = Field(default=None, description="Column of the second text.")
     label: str = Field(default="label", description="Column of the label.")
-    problem: Problem = "classification"
+    problem: LabelProblem = "classification"
     labels: tuple[str, ...] | None = Field(
         default=None, description="Classes in order; default: the sorted values of train."
     )
-    metric: Metric | None = Field(default=None, description="Default: accuracy or pearson.")
+    metric: LabelMetric | None = Field(default=None, description="Default: accuracy or pearson.")
     encoding: str = "utf-8"
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     header: bool = Field(default=True, description="Whether the first line names the columns.")
@@ -206,7 +216,8 @@ class BuiltinSource(Frozen):
     )
 
 
-AnyTaskSource = GlueHubSource | GlueFolderSource | FilesSource | BuiltinSource
+LabelledSource = GlueHubSource | GlueFolderSource | FilesSource | BuiltinSource
+AnyTaskSource = LabelledSource | TextSource | TextHubSource | SquadSource | SquadHubSource
 TaskSource = Annotated[AnyTaskSource, Field(discriminator="kind")]
 _SOURCE: TypeAdapter[AnyTaskSource] = TypeAdapter(TaskSource)
 
@@ -220,20 +231,28 @@ def task_source(data: Mapping[str, Any]) -> AnyTaskSource:
     return _SOURCE.validate_python(data)
 
 
+_METRICS: Mapping[Problem, tuple[Metric, ...]] = MappingProxyType(
+    {
+        "classification": ("accuracy", "f1", "matthews"),
+        "regression": ("pearson", "spearman"),
+        "masked-lm": ("masked_accuracy", "perplexity"),
+        "span": ("squad_f1", "exact_match"),
+    }
+)
+
+
 def metrics_of(problem: Problem) -> tuple[Metric, ...]:
-    """Return the metrics that fit a problem."""
-    if problem == "regression":
-        return ("pearson", "spearman")
-    return ("accuracy", "f1", "matthews")
+    """Return the metrics that fit a problem; the first is the default."""
+    return _METRICS[problem]
 
 
 def primary_metric(source: AnyTaskSource) -> Metric:
-    """Return the metric that verdicts compare."""
+    """Return the metric that verdicts compare: higher is better."""
     if isinstance(source, GlueHubSource | GlueFolderSource):
         return GLUE[source.task].metric
-    if isinstance(source, FilesSource):
-        return source.metric or metrics_of(source.problem)[0]
-    return "accuracy"
+    if isinstance(source, FilesSource) and source.metric:
+        return source.metric
+    return metrics_of(problem_of(source))[0]
 
 
 def metric_range(metric: Metric) -> float:
@@ -242,18 +261,23 @@ def metric_range(metric: Metric) -> float:
 
 
 def secondary_metrics(source: AnyTaskSource) -> tuple[Metric, ...]:
-    """Return further metrics that are worth reporting."""
+    """Return further metrics that are worth reporting; no verdict reads them."""
     if isinstance(source, GlueHubSource | GlueFolderSource):
         return GLUE[source.task].secondary
-    if isinstance(source, FilesSource) and source.problem == "regression":
-        return tuple(name for name in metrics_of("regression") if name != primary_metric(source))
-    return ()
+    problem = problem_of(source)
+    if problem == "classification":
+        return ()
+    return tuple(name for name in metrics_of(problem) if name != primary_metric(source))
 
 
 def problem_of(source: AnyTaskSource) -> Problem:
-    """Return whether labels are classes or numbers."""
+    """Return what is learned: classes or numbers of texts, hidden words, or answers."""
     if isinstance(source, GlueHubSource | GlueFolderSource):
         return GLUE[source.task].problem
+    if isinstance(source, WordsSource):
+        return "masked-lm"
+    if isinstance(source, AnswersSource):
+        return "span"
     return source.problem if isinstance(source, FilesSource) else "classification"
 
 

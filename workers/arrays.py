@@ -47,3 +47,27 @@ class ParameterArrays(Mapping[str, npt.NDArray[np.float32]]):
 
     def __len__(self) -> int:
         return len(self._parameters)
+
+
+class Either(Mapping[str, npt.NDArray[np.float32]]):
+    """Arrays of two mappings that share no name, none of them made before it is asked for."""
+
+    def __init__(
+        self,
+        first: Mapping[str, npt.NDArray[np.float32]],
+        second: Mapping[str, npt.NDArray[np.float32]],
+    ) -> None:
+        self._parts = (first, second)
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
+        first, second = self._parts
+        return first[name] if name in first else second[name]
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in part for part in self._parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for part in self._parts for name in part)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))

@@ -26,11 +26,13 @@ class Batch:
         types: Segment ids, the same shape.
         positions: Position within each example from 0, the same shape.
         starts: Index of each example's first token and T, int32, shape (B + 1,).
-        labels: Shape (B,); class indices (int64) or scores (float32).
+        labels: Shape (B,), class indices (int64) or scores (float32); (B, 2), first and last
+            token of each answer; or the ids of hidden tokens, one for each of ``places``.
         indices: Which examples these are, in the batch's order, shape (B,).
         groups: (number of examples, length) of each length, ascending.
         attention: None; padded batches have ids, types and positions of shape (B, longest)
             and here 1 where there is a token.
+        places: Where tokens were hidden, among the T, int64, ascending; None if none ever are.
     """
 
     ids: torch.Tensor
@@ -41,11 +43,30 @@ class Batch:
     indices: npt.NDArray[np.int64]
     groups: tuple[tuple[int, int], ...]
     attention: torch.Tensor | None = None
+    places: torch.Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
         """T: real tokens, padding not counted."""
         return sum(count * length for count, length in self.groups)
+
+    def padded(self) -> Batch:
+        """Lay the examples side by side; a padding token has id, segment and position 0."""
+        lengths = self.starts.diff().long()
+        attention = torch.arange(int(lengths[-1]))[None] < lengths[:, None]
+
+        def laid(tokens: torch.Tensor) -> torch.Tensor:
+            rows = torch.zeros(attention.shape, dtype=tokens.dtype)
+            rows[attention] = tokens[0]
+            return rows
+
+        return replace(
+            self,
+            ids=laid(self.ids),
+            types=laid(self.types),
+            positions=laid(self.positions),
+            attention=attention.long(),
+        )
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device; copies to a GPU do not wait for it."""
@@ -62,7 +83,7 @@ class Batch:
         )
 
 
-_TENSORS = ("ids", "types", "positions", "starts", "labels", "attention")
+_TENSORS = ("ids", "types", "positions", "starts", "labels", "attention", "places")
 
 
 def make_batch(
@@ -76,7 +97,7 @@ def make_batch(
     Args:
         split: The tokens.
         indices: Examples; at least one.
-        problem: "classification" or "regression".
+        problem: As in ``TaskIdentity``; numbers are the labels of a regression only.
         layout: Whether to pad to the longest example.
     """
     lengths = split.offsets[indices + 1] - split.offsets[indices]
@@ -96,23 +117,4 @@ def make_batch(
         indices=indices,
         groups=tuple(zip(counts.tolist(), sizes.tolist(), strict=True)),
     )
-    return batch if layout == "unpadded" else _padded(batch, torch.from_numpy(lengths))
-
-
-def _padded(batch: Batch, lengths: torch.Tensor) -> Batch:
-    """Lay the examples side by side; a padding token has id, segment and position 0."""
-    longest = int(lengths[-1])
-    attention = torch.arange(longest)[None] < lengths[:, None]
-
-    def laid(tokens: torch.Tensor) -> torch.Tensor:
-        rows = torch.zeros(attention.shape, dtype=tokens.dtype)
-        rows[attention] = tokens[0]
-        return rows
-
-    return replace(
-        batch,
-        ids=laid(batch.ids),
-        types=laid(batch.types),
-        positions=laid(batch.positions),
-        attention=attention.long(),
-    )
+    return batch if layout == "unpadded" else batch.padded()

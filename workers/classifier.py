@@ -1,14 +1,20 @@
-"""A BERT-family classifier on concatenated tokens, started from theta_0 and a seeded head."""
+"""A BERT-family task model on concatenated tokens, started from theta_0 and its head."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+)
 from transformers.initialization import no_init_weights
 
 from search_spaces.checkpoint import iter_parameters
@@ -21,6 +27,8 @@ from workers.attention import UNPADDED
 from workers.batches import Batch, Layout
 
 _ATTENTION = {"unpadded": UNPADDED, "padded": "sdpa"}
+WORD_HEADS = {"bert": "cls", "roberta": "lm_head"}  # the module, by the backbone's prefix
+_SCALES = ("LayerNorm.weight", "layer_norm.weight")
 _ATTENTION_DROPOUT = "attention.self.dropout"  # how the module's name ends in every family
 
 
@@ -35,11 +43,13 @@ class Classifier(nn.Module):
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
         config.num_labels = task.num_labels
         config.classifier_dropout = None
-        self.family = FAMILIES[config.model_type]
+        self.family, self._head = FAMILIES[config.model_type], _HEADS[task.problem]
         with no_init_weights():
-            self.model = AutoModelForSequenceClassification.from_config(
+            self.model = self._head.model_class.from_config(
                 config, attn_implementation=_ATTENTION[layout]
             ).float()
+        if self.ties_words:
+            self.model.tie_weights()
         offset = self.family.position_offset
         self.position_shift = 0 if offset is None else config.pad_token_id + offset
         self.initializer_range: float = config.initializer_range
@@ -50,6 +60,11 @@ class Classifier(nn.Module):
             if isinstance(module, nn.Dropout):
                 on_attention = name.endswith(_ATTENTION_DROPOUT)
                 module.p = recipe.attention_dropout if on_attention else recipe.hidden_dropout
+
+    @property
+    def ties_words(self) -> bool:
+        """Whether the head guesses words by the word embedding: each row gets a gradient."""
+        return self._head.ties_words
 
     @property
     def backbone(self) -> Any:
@@ -73,16 +88,67 @@ class Classifier(nn.Module):
         ).last_hidden_state
         return hidden if batch.attention is not None else hidden[0]  # type: ignore[no-any-return]
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Return the logits, shape (B, labels), in fp32."""
+    def encode_tokens(self, batch: Batch) -> torch.Tensor:
+        """Return the hidden state of every real token, shape (T, hidden), whatever the layout."""
         hidden = self.encode(batch)
-        first = hidden[:, 0] if batch.attention is not None else hidden[batch.starts[:-1]]
-        first = first[:, None]  # (B, 1, hidden)
-        pooler = self.backbone.pooler if self.family.has_pooler else None
-        if pooler is None:  # RoBERTa and ELECTRA: the head reads the first token itself
-            return self.model.classifier(first).float()  # type: ignore[no-any-return]
-        pooled = self.model.dropout(pooler(first))
-        return self.model.classifier(pooled).float()  # type: ignore[no-any-return]
+        return hidden if batch.attention is None else hidden[batch.attention.bool()]
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return the head's logits in fp32.
+
+        Returns:
+            (B, labels) of examples; (T, 2), start and end, of an answer's tokens; or
+            (places, vocabulary) of hidden words.
+        """
+        return self._head.logits(self, batch).float()
+
+
+def _label_logits(classifier: Classifier, batch: Batch) -> torch.Tensor:
+    hidden = classifier.encode(batch)
+    first = hidden[:, 0] if batch.attention is not None else hidden[batch.starts[:-1]]
+    first = first[:, None]  # (B, 1, hidden)
+    pooler = classifier.backbone.pooler if classifier.family.has_pooler else None
+    if pooler is None:  # RoBERTa and ELECTRA: the head reads the first token itself
+        return classifier.model.classifier(first)  # type: ignore[no-any-return]
+    pooled = classifier.model.dropout(pooler(first))
+    return classifier.model.classifier(pooled)  # type: ignore[no-any-return]
+
+
+def _word_logits(classifier: Classifier, batch: Batch) -> torch.Tensor:
+    """Read the hidden places alone: all tokens times the vocabulary would fill the memory."""
+    assert batch.places is not None
+    head = classifier.model.get_submodule(WORD_HEADS[classifier.family.prefix])
+    return head(classifier.encode_tokens(batch)[batch.places])  # type: ignore[no-any-return]
+
+
+def _span_logits(classifier: Classifier, batch: Batch) -> torch.Tensor:
+    return classifier.model.qa_outputs(  # type: ignore[no-any-return]
+        classifier.encode_tokens(batch)
+    )
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A kind of head: transformers' model that has it, and how it is read.
+
+    Attributes:
+        model_class: Of transformers.
+        logits: What the classifier's forward returns for a batch.
+        ties_words: Whether its decoder is the word embedding.
+    """
+
+    model_class: Any
+    logits: Callable[[Classifier, Batch], torch.Tensor]
+    ties_words: bool = False
+
+
+_LABELS = _Head(AutoModelForSequenceClassification, _label_logits)
+_HEADS: Mapping[str, _Head] = {
+    "classification": _LABELS,
+    "regression": _LABELS,
+    "masked-lm": _Head(AutoModelForMaskedLM, _word_logits, ties_words=True),
+    "span": _Head(AutoModelForQuestionAnswering, _span_logits),
+}
 
 
 def theta0_values(classifier: Classifier, folder: Path) -> dict[str, torch.Tensor]:
@@ -125,12 +191,12 @@ def draw_head(
 ) -> dict[str, torch.Tensor]:
     """Return a head's first fp32 values, by the family's rule and a seed.
 
-    Matrices are normal(0, initializer_range), biases 0.
+    Matrices are normal(0, initializer_range), biases 0, the scales of LayerNorm 1.
     """
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(parameter.shape, generator=generator) * classifier.initializer_range
         if parameter.dim() > 1
-        else torch.zeros(parameter.shape)
+        else torch.full(parameter.shape, float(name.endswith(_SCALES)))
         for name, parameter in head.items()
     }

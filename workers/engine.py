@@ -15,9 +15,12 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from torch import nn
 
+from search_spaces.checkpoint import backbone_entries, read_values, values_sha256
 from search_spaces.contracts import TrialRequest
+from search_spaces.errors import Fault, SpecError
+from search_spaces.heads import iter_word_head
 from search_spaces.trial import TrialSpec
-from workers.arrays import ParameterArrays, as_tensors
+from workers.arrays import Either, ParameterArrays, as_tensors
 from workers.batches import Batch
 from workers.classifier import Classifier, draw_head, head_parameters, theta0_values
 from workers.devices import check_dtype
@@ -71,6 +74,7 @@ class Engine:
         backbone = self.classifier.backbone_parameters()
         self.backbone = {name: backbone[name] for name in self._theta0}
         self.head = head_parameters(self.classifier, self._theta0)
+        self._checkpoint_head = self._read_head(request) if request.spec.task.head_sha256 else {}
         self._words = self.classifier.backbone.get_submodule(WORD_EMBEDDINGS)
 
     @property
@@ -96,12 +100,15 @@ class Engine:
         Args:
             spec: The trial.
             mask: Its mask; None = dense.
-            head: A carried head; None = drawn from the trial's seed.
+            head: A carried or kept head; None = the checkpoint's where the task starts from it,
+                else drawn from the trial's seed.
             words: Which rows of the word embedding its training data use, shape (vocabulary,).
-            start: A control's start by canonical name; None = theta_0.
+            start: Another start than theta_0, by canonical name.
         """
         seed = stream(spec.seed, spec.task.data_sha256, "head") % 2**63
         first = draw_head(self.classifier, self.head, seed)
+        if spec.task.head_sha256 and (spec.start is None or spec.start.kind != "reinit-all"):
+            first = dict(self._checkpoint_head)
         if head is not None:
             first = {name: torch.from_numpy(head[name]) for name in self.head}
         given = self._theta0 if start is None else as_tensors(start)
@@ -110,13 +117,29 @@ class Engine:
         survivors = {}
         if mask is not None:
             for name in mask.prunable.names:
+                if name not in self.backbone:  # a pooler that the head does not read
+                    continue
                 places = np.flatnonzero(mask.matrix(name))
                 survivors[self.backbone[name]] = torch.from_numpy(places)
         rows = {self._words.weight: torch.from_numpy(np.flatnonzero(words))}
+        if self.classifier.ties_words:
+            rows = {}
         self.classifier.set_dropout(spec.recipe)
         # a gradient that holds the batch's rows only; a GPU adds such ones in any order
-        self._words.sparse = self.device.type == "cpu" and not spec.recipe.weight_decay
-        self.optimizer.begin(spec.recipe, values, survivors, rows)
+        few_rows = bool(rows) and not spec.recipe.weight_decay
+        self._words.sparse = self.device.type == "cpu" and few_rows
+        self.optimizer.begin(spec.recipe, values, survivors, rows, spec.steps_before)
+
+    def _read_head(self, request: TrialRequest) -> dict[str, torch.Tensor]:
+        """Return the checkpoint's head, where it is the one that the trial was planned with."""
+        found = dict(iter_word_head(self._folder, request.spec.model.family))
+        if values_sha256(found.items()) != request.spec.task.head_sha256 or set(found) != set(
+            self.head
+        ):
+            problem = "the checkpoint's head is not the one that the trial was planned with."
+            hint = "The weights changed: plan the sweep again."
+            raise SpecError([Fault(str(self._folder), "", problem, hint)])
+        return as_tensors(found)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return a batch's logits; the batch must be on the device."""
@@ -135,6 +158,17 @@ class Engine:
     def masters(self, parameters: Mapping[str, nn.Parameter]) -> ParameterArrays:
         """Return fp32 masters by name, the removed ones +0.0; valid until the next step."""
         return ParameterArrays(parameters, self.optimizer.master)
+
+    def ranked(self) -> Mapping[str, npt.NDArray[np.float32]]:
+        """Return the masters of the backbone, and theta_0's values of what the task model lacks.
+
+        That is the pooler, which heads that read each token leave out: under the policy
+        ``theta0-magnitude`` its weights compete as they are (method rule 10).
+        """
+        entries = backbone_entries(self._folder)
+        absent = {name: at for name, at in entries.items() if name not in self.backbone}
+        theirs = self.masters(self.backbone)
+        return Either(dict(read_values(absent)), theirs) if absent else theirs
 
     def release(self) -> None:
         """Free what belongs to the trial."""
@@ -178,6 +212,8 @@ def _shape(request: TrialRequest) -> tuple[object, ...]:
         spec.model.theta0_sha256,
         spec.model.config_sha256,
         spec.task.num_labels,
+        spec.task.problem if spec.task.problem in ("masked-lm", "span") else "",
+        spec.task.head_sha256,
         spec.recipe.dtype,
         compute.layout,
         compute.num_ranks,

@@ -12,9 +12,11 @@ import torch
 
 from search_spaces.contracts import FailureClass
 from search_spaces.trial import TrialSpec
-from workers.batches import Layout, make_batch
+from workers.batches import Layout
 from workers.engine import Engine
 from workers.failures import TrialFailure
+from workers.labelled import Labelled
+from workers.problems import Problem
 from workers.seeds import epoch_order, permutation, stream
 from workers.tokens import TokenSplit
 
@@ -53,6 +55,8 @@ def global_batches(
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the examples of each optimizer step; an epoch's last, smaller batch is kept.
 
+    The order of a trial that resumes goes on where its start was kept.
+
     Args:
         spec: The trial.
         train: The training tokens.
@@ -63,7 +67,8 @@ def global_batches(
         for batch in epoch_batches(spec, train, epoch):
             if taken == spec.recipe.train_steps:
                 return
-            yield batch
+            if taken >= spec.steps_before:
+                yield batch
             taken += 1
         epoch += 1
 
@@ -87,13 +92,6 @@ def epoch_batches(spec: TrialSpec, train: TokenSplit, epoch: int) -> list[npt.ND
     return [batches[place] for place in permutation(key, len(batches))]
 
 
-def summed_loss(logits: torch.Tensor, labels: torch.Tensor, problem: str) -> torch.Tensor:
-    """Return the sum of the examples' losses: cross entropy, or squared error."""
-    if problem == "regression":
-        return torch.nn.functional.mse_loss(logits[:, 0], labels, reduction="sum")
-    return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-
-
 def finetune(
     engine: Engine,
     spec: TrialSpec,
@@ -101,6 +99,8 @@ def finetune(
     shard: Shard,
     on_step: Callable[[int, float], None],
     position: tuple[int, int] = (0, 0),
+    keep: Callable[[int], None] = lambda step: None,
+    problem: Problem | None = None,
 ) -> Trained:
     """Take all optimizer steps of a trial.
 
@@ -115,27 +115,33 @@ def finetune(
         shard: This rank's part.
         on_step: Told the step and its loss.
         position: (epoch, step) at which the random streams go on, from a carried state.
+        keep: Called after every step; may read the masters.
+        problem: The task's kind; None = one label for each example.
 
     Raises:
         TrialFailure: The loss or a gradient is not finite (class ``diverged``).
     """
-    recipe, problem = spec.recipe, spec.task.problem
+    recipe, problem = spec.recipe, problem or Labelled(spec.task.problem)
     losses, num_tokens = [], 0
     keep_every = max(1, recipe.train_steps // NUM_LOSSES_KEPT)
     engine.classifier.train()
-    for step, indices in enumerate(global_batches(spec, train, position[0]), start=1):
+    batches = global_batches(spec, train, position[0])
+    for step, indices in enumerate(batches, start=spec.steps_before + 1):
         drop_seed = stream(spec.seed, spec.task.data_sha256, "dropout", position[1] + step)
         torch.manual_seed((drop_seed + shard.rank) % 2**63)
+        hide_key = stream(spec.seed, spec.task.data_sha256, "mlm", position[1] + step)
+        num_counted = problem.num_counted(train, indices, hide_key)
         total = torch.zeros((), device=engine.device)
         for part in shard.parts(indices, recipe.batch_size):
             weight = 1.0 if len(part) else 0.0  # an empty share still takes part in the step
             chosen = part if len(part) else indices[:1]
-            batch = make_batch(train, chosen, problem, shard.layout).to(engine.device)
-            loss = summed_loss(engine(batch), batch.labels, problem) * (weight / len(indices))
+            batch = problem.batch(train, chosen, shard.layout, hide_key).to(engine.device)
+            loss = problem.summed_loss(engine(batch), batch) * (weight / num_counted)
             engine.backward(loss)
             total += loss.detach()
             num_tokens += batch.num_tokens if weight else 0
         engine.step()
+        keep(step)
         if step % keep_every == 0 or step == recipe.train_steps:
             value = _over_ranks(total, shard)
             _check_finite(engine, step, value)

@@ -13,6 +13,7 @@ from search_spaces.contracts import SplitScore
 from workers.failures import NotFiniteError
 
 Values: TypeAlias = NDArray[Any]
+Rows: TypeAlias = NDArray[np.floating]  # what scoring needs of each example, shape (n, any)
 MetricFunction: TypeAlias = Callable[[Values, Values], float]
 
 
@@ -111,10 +112,19 @@ def _check(problem: str, predictions: Values, labels: Values) -> None:
             f"A {problem} split has predictions of shape {predictions.shape} and labels of shape "
             f"{labels.shape}, but must have {expected} and (n,) with n > 0."
         )
-    finite = np.isfinite(predictions.reshape(len(labels), -1)).all(axis=1)
+    check_rows(predictions.reshape(len(labels), -1))
+
+
+def check_rows(rows: Rows) -> None:
+    """Refuse rows of which one is missing, NaN or infinite.
+
+    Raises:
+        PredictionsNotFiniteError: One is.
+    """
+    finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
         raise PredictionsNotFiniteError(
-            f"{np.count_nonzero(~finite)} of {len(labels)} predictions are missing, NaN or "
+            f"{np.count_nonzero(~finite)} of {len(rows)} predictions are missing, NaN or "
             "infinite. The training diverged: lower the learning rate or take another seed."
         )
 

@@ -17,13 +17,21 @@ import pyarrow.ipc
 from search_spaces.canonical import content_key
 from search_spaces.checkpoint import backbone_entries
 from search_spaces.contracts import TaskPlace
+from search_spaces.datafiles import data_sha256
 from search_spaces.errors import Fault, SpecError
 from search_spaces.examples import Examples
-from search_spaces.splits import load_splits
+from search_spaces.splits import AnySelectRule, check_unchanged, load_splits, select_rule
+from search_spaces.tasks import task_source
+from search_spaces.token_data import block_splits, question_splits
+from search_spaces.token_sources import AnswersSource, TokenSource
 from search_spaces.trial import ModelIdentity, TaskIdentity
+from search_spaces.windows import make_windows
+from search_spaces.word_pieces import word_pieces
+from workers.token_tables import block_table, window_table, write_questions
 
 TOKENS_VERSION = 1
 COMPLETE = "COMPLETE"
+QUESTIONS = ".questions.json"
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class TokenSplit:
         ids: Token ids of all examples, shape (total tokens,).
         types: Segment ids, the same shape.
         offsets: Example i is ``ids[offsets[i]:offsets[i + 1]]``, shape (n + 1,).
-        labels: Class indices or scores, shape (n,).
+        labels: Class indices or scores, shape (n,); first and last token of the answer, (n, 2).
         num_truncated: Examples that were cut at the maximal length.
     """
 
@@ -52,6 +60,22 @@ class TokenSplit:
         occurs = np.zeros(num_words, dtype=np.bool_)
         occurs[self.ids] = True
         return occurs
+
+
+@dataclass(frozen=True)
+class WindowSplit(TokenSplit):
+    """Windows over the contexts of questions.
+
+    Attributes:
+        chars: First character in the context and the one after the last of each token, -1 for
+            tokens that are not the context's, shape (total tokens, 2).
+        question_of: Index of each window's question, shape (n,).
+        questions: JSON file of the questions' contexts and right answers.
+    """
+
+    chars: npt.NDArray[np.int32]
+    question_of: npt.NDArray[np.int64]
+    questions: Path
 
 
 @cache
@@ -93,13 +117,36 @@ def token_splits(
 
 
 def _build(folder: Path, model_folder: Path, task: TaskIdentity, place: TaskPlace) -> None:
+    source = task_source(place.source)
+    if isinstance(source, TokenSource):
+        check_unchanged(place.name, data_sha256(source), task.data_sha256)
+        _build_from_tokens(folder, model_folder, task, source, select_rule(place.select))
+    else:
+        _build_labelled(folder, model_folder, task, place)
+    (folder / COMPLETE).write_text("")
+
+
+def _build_from_tokens(
+    folder: Path, model_folder: Path, task: TaskIdentity, source: TokenSource, rule: AnySelectRule
+) -> None:
+    pieces, num = word_pieces(model_folder), task.num_train_examples
+    if isinstance(source, AnswersSource):
+        for name, questions in question_splits(source, rule, num).items():
+            windows = make_windows(questions, pieces, task.max_length, source)
+            _publish(folder / f"{name}.arrow", window_table(windows))
+            write_questions(folder / f"{name}{QUESTIONS}", questions)
+        return
+    for name, blocks in block_splits(source, rule, num, pieces, task.max_length).items():
+        _publish(folder / f"{name}.arrow", block_table(blocks))
+
+
+def _build_labelled(folder: Path, model_folder: Path, task: TaskIdentity, place: TaskPlace) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(model_folder), local_files_only=True)
     splits = load_splits(place, task.num_train_examples, task.data_sha256)
     for name, examples in splits.items():
         _publish(folder / f"{name}.arrow", _tokenise(tokenizer, examples, task.max_length))
-    (folder / COMPLETE).write_text("")
 
 
 def _tokenise(tokenizer: object, examples: Examples, max_length: int) -> pa.Table:
@@ -133,12 +180,22 @@ def _publish(path: Path, table: pa.Table) -> None:
 def _read(path: Path) -> TokenSplit:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
     ids, types = table["ids"].chunk(0), table["types"].chunk(0)
-    return TokenSplit(
+    split = TokenSplit(
         ids=ids.values.to_numpy(),
         types=types.values.to_numpy(),
         offsets=ids.offsets.to_numpy(),
         labels=table["label"].chunk(0).to_numpy(),
         num_truncated=int(np.count_nonzero(table["truncated"].to_numpy())),
+    )
+    if "chars" not in table.column_names:
+        return split
+    last = table["last"].chunk(0).to_numpy()
+    return WindowSplit(
+        **{name: getattr(split, name) for name in ("ids", "types", "offsets", "num_truncated")},
+        labels=np.stack([split.labels, last], axis=1),
+        chars=table["chars"].chunk(0).values.to_numpy().reshape(-1, 2),
+        question_of=table["question"].chunk(0).to_numpy(),
+        questions=path.with_name(f"{path.stem}{QUESTIONS}"),
     )
 
 

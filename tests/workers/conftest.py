@@ -13,6 +13,7 @@ from search_spaces.models import ModelFacts
 from search_spaces.resolve import TaskFacts
 from tests.workers.requests import facts
 from tests.workers.running import ProcessGang
+from tests.workers.token_tasks import KINDS, Toys, token_facts
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy(root: Path) -> tuple[ModelFacts, TaskFacts]:
     """A tiny BERT and a two-class task below it."""
     return facts(root)
+
+
+@pytest.fixture(scope="module")
+def toys(root: Path) -> Toys:
+    """A tiny BERT with a word head, and a task of each kind that is made of tokens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TICKETS_CACHE", str(root / "user-cache"))
+        return {kind: token_facts(root / kind, write(root / kind)) for kind, write in KINDS.items()}
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from search_spaces.trial import TaskIdentity
 from tests.workers.requests import start_weights
 from workers.batches import Layout, make_batch
 from workers.classifier import Classifier, theta0_values
-from workers.finetune import summed_loss
+from workers.labelled import summed_loss
 from workers.tokens import TokenSplit
 
 LENGTHS = (7, 3, 12, 7, 5, 2)
