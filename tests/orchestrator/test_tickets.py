@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 
 from orchestrator import load_ticket
 from orchestrator.cli import main
+from orchestrator.ticket_card import render_card
 from orchestrator.tickets import find_ticket
 from search_spaces.errors import SpecError, UserError
 from search_spaces.trial import Role
@@ -281,11 +282,19 @@ def test_a_file_that_cannot_be_read_is_said(folder: Path) -> None:
 
 
 def test_a_card_hides_credentials(world: World) -> None:
-    from orchestrator.ticket_card import render_card
-
     info = find_ticket(f"models:/{NAME}@s70", world.uri).info()
     card = render_card(info, "runs:/1/ticket", "", NAME)
     assert 'load_ticket("runs:/1/ticket", num_labels=2)' in card and "MLFLOW_TRACKING_URI" in card
+
+
+def test_the_card_of_a_task_without_classes_loads_the_backbone(world: World) -> None:
+    """A head for spans or words is not one of the classification head's."""
+    info = find_ticket(f"models:/{NAME}@s70", world.uri).info()
+    identity = info.task.identity.model_copy(update={"problem": "span"})
+    task = info.task.model_copy(update={"identity": identity})
+    card = render_card(info.model_copy(update={"task": task}), "runs:/1/ticket", "", NAME)
+    assert 'load_ticket("runs:/1/ticket")\n' in card and "num_labels" not in card
+    assert "This is the backbone alone" in card
 
 
 Say = Callable[..., tuple[int, str, str]]
