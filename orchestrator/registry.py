@@ -145,7 +145,9 @@ class TicketRegistry:
         source = f"{run.info.artifact_uri.rstrip('/')}/{TICKET_FOLDER}"
         about = f"{info.sparsity:.1%} sparse, method {info.protocol.method}: see {CARD_FILE}"
         tags = {**version_tags(info), self._held: "true"}
-        return self._client.create_model_version(name, source, run_id, tags=tags, description=about)
+        return self._client.create_model_version(
+            name, source, run_id, tags=tags, description=about, await_creation_for=0
+        )
 
     def _run(self, info: TicketInfo) -> Run:
         """Return the run of a ticket's files; one that a kill left behind is taken up again."""

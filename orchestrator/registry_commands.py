@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Annotated
 
 import typer
@@ -140,26 +141,31 @@ def _show(console: Console, tickets: Sequence[RegisteredTicket], uri: str) -> No
             markup=False,
         )
         return
-    numbers = ("<sparsity", "<n", "<select", "<vs dense", "<report", "<vs dense")
-    table: Table = make_table("registered tickets", "model*", "<version", "aliases*", *numbers)
+    for name, own in groupby(tickets, key=lambda one: one.name):
+        console.print(_table(name, list(own)))
+    console.print(
+        "Load one with load_ticket('models:/MODEL@ALIAS') or 'models:/MODEL/V'; its card: tickets "
+        "card models:/MODEL@ALIAS. Chosen on select; 'vs dense' is the mean difference there.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _table(name: str, tickets: Sequence[RegisteredTicket]) -> Table:
+    """Return the table of one registered model."""
+    numbers = ("<sparsity", "<n", "<select", "<vs dense", "<report")
+    table = make_table(name, "<v", "aliases", "method*", *numbers)
     for one in tickets:
-        aliases = ", ".join(f"@{alias}" for alias in one.aliases)
+        is_over = one.status == "withdrawn"
         table.add_row(
-            escape(one.name),
             str(one.version),
-            aliases if one.status != "withdrawn" else "withdrawn",
+            "withdrawn" if is_over else "\n".join(f"@{alias}" for alias in one.aliases),
+            escape(one.method),
             show_percent(one.sparsity),
             str(one.num_seeds or ""),
             show_score(one.select_mean),
             show_signed(one.difference),
             show_score(one.report_mean),
-            show_signed(one.report_difference),
-            style="dim" if one.status == "withdrawn" else None,
+            style="dim" if is_over else None,
         )
-    console.print(table)
-    console.print(
-        "Load one with load_ticket('models:/MODEL@ALIAS'); its card: tickets card "
-        "models:/MODEL@ALIAS. Chosen on select; vs dense is the mean over the seeds.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    return table

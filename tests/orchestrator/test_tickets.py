@@ -17,8 +17,10 @@ from mlflow import MlflowClient
 
 from orchestrator import load_ticket
 from orchestrator.cli import main
+from orchestrator.ticket_card import render_card
 from orchestrator.tickets import find_ticket
 from search_spaces.errors import SpecError, UserError
+from search_spaces.trial import Role
 from tests.orchestrator.ticket_worlds import BERT_TINY, World, make_world
 from tests.workers.requests import make_model
 
@@ -255,12 +257,44 @@ def test_the_card_tells_what_there_is_to_tell(world: World) -> None:
     assert "\n\n\n\n" not in card
 
 
-def test_a_card_hides_credentials(world: World) -> None:
-    from orchestrator.ticket_card import render_card
+def test_a_card_warns_where_there_is_reason_to(tmp_path: Path, world: World) -> None:
+    """One split for both, no control, a failing level before it, scores without any spread."""
 
+    def score(role: Role) -> float:
+        return 0.8 - 0.3 * (role.kind == "final" and role.sparsity < 0.6)
+
+    changes = {"splits": {"select": "report"}, "controls": [], "replicate": "finetune"}
+    made = make_world(tmp_path, world.uri, score, "warned", **changes)
+    made.register("warned")
+    card = find_ticket("models:/tickets-bert-tiny-warned@s70", world.uri).card()
+    assert "**a less sparse level does not**" in card and "may match by chance" in card
+    assert "**same_split**" in card and "The sweep ran none" in card
+    assert "- `noisy`: the ticket's deviation is 0" in card
+    assert "finetune: one mask, fine-tuned with each seed" in card
+    assert "holds" not in card.partition("## Scores")[0]
+
+
+def test_a_file_that_cannot_be_read_is_said(folder: Path) -> None:
+    (folder / "ticket.json").unlink()
+    (folder / "ticket.json").mkdir()
+    with pytest.raises(UserError, match=r"ticket.json: cannot be read: Is a directory\. Check"):
+        load_ticket(folder)
+
+
+def test_a_card_hides_credentials(world: World) -> None:
     info = find_ticket(f"models:/{NAME}@s70", world.uri).info()
     card = render_card(info, "runs:/1/ticket", "", NAME)
     assert 'load_ticket("runs:/1/ticket", num_labels=2)' in card and "MLFLOW_TRACKING_URI" in card
+
+
+def test_the_card_of_a_task_without_classes_loads_the_backbone(world: World) -> None:
+    """A head for spans or words is not one of the classification head's."""
+    info = find_ticket(f"models:/{NAME}@s70", world.uri).info()
+    identity = info.task.identity.model_copy(update={"problem": "span"})
+    task = info.task.model_copy(update={"identity": identity})
+    card = render_card(info.model_copy(update={"task": task}), "runs:/1/ticket", "", NAME)
+    assert 'load_ticket("runs:/1/ticket")\n' in card and "num_labels" not in card
+    assert "This is the backbone alone" in card
 
 
 Say = Callable[..., tuple[int, str, str]]
