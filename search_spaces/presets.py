@@ -138,6 +138,8 @@ def with_preset(data: Mapping[str, Any], preset: str) -> dict[str, Any]:
             return {**task, **(_merge(own, _recipes_over(own, sweeps)) if own else {})}
 
         merged["tasks"] = _under_each(data["tasks"], of_task)
+    if merged.get("rewind") is not None:  # one place or another: never a mixture
+        defaults.pop("rewind", None)
     return {**merged, **{key: _merge(defaults[key], merged.get(key)) for key in defaults}}
 
 

@@ -156,6 +156,14 @@ def test_problems_have_recipes_of_their_own_below_what_a_sweep_writes() -> None:
     assert "train_steps" not in task["search_recipe"]
 
 
+def test_a_written_rewind_replaces_the_presets() -> None:
+    """A step does not meet the preset's epochs."""
+    own = {"preset": "late-rewind", "recipe": RECIPE, "rewind": {"step": 4}}
+    assert SweepSpec.model_validate({**BARE, **own}).rewind.step == 4
+    own["rewind"] = "theta0"
+    assert SweepSpec.model_validate({**BARE, **own}).rewind.kind == "theta0"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
