@@ -103,7 +103,7 @@ class SplitScore(Frozen):
     """All metrics of one split, computed once over the whole split (method rule 12)."""
 
     metrics: dict[str, float]
-    num_examples: int
+    num_examples: int = Field(description="Examples, hidden tokens or questions scored.")
     constant_predictor: bool = Field(description="Whether all predictions were equal.")
 
 

@@ -32,6 +32,7 @@ from search_spaces.trial import TaskIdentity
 from search_spaces.windows import check_room, make_windows
 from search_spaces.word_pieces import word_pieces
 
+_SAMPLE = 100  # blocks whose characters are counted, for all
 COUNTS_VERSION = 1  # raise when texts are cut in another way
 
 
@@ -154,7 +155,8 @@ def _counted(task: TaskSpec, select: AnySelectRule, folder: Path) -> Counts:
     if isinstance(source, WordsSource):
         blocks = block_splits(source, select, task.train_examples, pieces, task.max_length)
         num = {name: len(split) for name, split in blocks.items()}
-        chars = float(len(pieces.tokenizer.decode(blocks["train"][0].tolist())))
+        some = pieces.tokenizer.decode_batch(blocks["train"][:_SAMPLE].tolist())
+        chars = sum(map(len, some)) / len(some)
         return Counts(num["train"], num["train"], num["select"], num["report"], chars)
     assert isinstance(source, AnswersSource)
     questions = question_splits(source, select, task.train_examples)

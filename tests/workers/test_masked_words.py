@@ -172,7 +172,7 @@ def test_scores_are_taken_over_all_hidden_words() -> None:
     assert score.metrics["masked_accuracy"] == pytest.approx(2 / 5)
     mean = float(torch.nn.functional.cross_entropy(logits, labels))
     assert score.metrics["perplexity"] == pytest.approx(math.exp(mean))
-    assert (score.num_examples, score.constant_predictor) == (2, False)
+    assert (score.num_examples, score.constant_predictor) == (5, False)
     constant = words.rows(logits[:1].repeat(5, 1), batch, split)
     assert words.score(constant, split, NAMES).constant_predictor
     rows[0, 2] = np.nan

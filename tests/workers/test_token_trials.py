@@ -222,3 +222,17 @@ def test_bert_tiny_learns_wikitext(root: Path, executor: LocalExecutor) -> None:
     assert after.primary("report") > before.primary("report") + 0.15
     scores = [result.scores["report"].metrics["perplexity"] for result in (before, after)]
     assert scores[1] < 0.2 * scores[0]
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_bf16_learns_too(root: Path, toys: Toys, executor: LocalExecutor, kind: str) -> None:
+    """Losses are taken in fp32, and fall as in fp32."""
+    steps = {"train_steps": 60, "lr_horizon_steps": 60, "weight_decay": 0.0}
+    exact, rounded = (
+        run(executor, request(root, *toys[kind], dtype=dtype, **steps))
+        for dtype in ("fp32", "bf16")
+    )
+    first, last = exact.losses[0][1], exact.losses[-1][1]
+    assert last < first
+    assert rounded.losses[0][1] == pytest.approx(first, rel=0.05)
+    assert rounded.losses[-1][1] == pytest.approx(last, abs=0.3)
