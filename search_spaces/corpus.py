@@ -6,8 +6,9 @@ from pathlib import Path
 
 from search_spaces.errors import Fault, SpecError
 from search_spaces.hub import check_columns, load_hub
+from search_spaces.places import cache_folder
 from search_spaces.tables import read_bytes, read_text
-from search_spaces.token_sources import TextHubSource, TextSource, WordsSource
+from search_spaces.token_sources import FileWordsSource, TextHubSource, TextSource, WordsSource
 
 
 def read_corpus(source: WordsSource, split: str) -> list[str]:
@@ -29,9 +30,27 @@ def read_corpus(source: WordsSource, split: str) -> list[str]:
     return text.splitlines(keepends=True)
 
 
-def text_file(source: TextSource, split: str) -> Path:
-    """Return the file of a split."""
-    return Path(source.train if split == "train" else source.report).expanduser()
+def text_file(source: FileWordsSource, split: str) -> Path:
+    """Return the file of a split; that of a builtin text is made if it is not there."""
+    if isinstance(source, TextSource):
+        return Path(source.train if split == "train" else source.report).expanduser()
+    from search_spaces import docstrings
+
+    return docstrings.write_text(built_docstrings(), "train" if split == "train" else "dev")
+
+
+def built_docstrings() -> Path:
+    """Return the folder of the embedded data set, which is built if it is not there.
+
+    Raises:
+        SpecError: It cannot be built from what is installed.
+    """
+    from search_spaces import docstrings  # parses installed sources: only for this data set
+
+    try:
+        return docstrings.build(cache_folder() / "docstrings")
+    except docstrings.DocstringsError as error:
+        raise SpecError([Fault("builtin task 'docstrings'", "", f"{error}.")]) from error
 
 
 def check_apart(train: Path, report: Path) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.canonical import canonical_json
-from search_spaces.corpus import check_apart, text_file
+from search_spaces.corpus import built_docstrings, check_apart, text_file
 from search_spaces.errors import Fault, SpecError
 from search_spaces.examples import Examples, RawSplit, checked_examples, finite_number, is_empty
 from search_spaces.hub import check_columns, load_hub
-from search_spaces.places import cache_folder
 from search_spaces.questions import squad_file
 from search_spaces.tables import (
     Columns,
@@ -34,7 +33,7 @@ from search_spaces.tasks import (
     problem_of,
     report_splits,
 )
-from search_spaces.token_sources import SquadHubSource, SquadSource, TextHubSource, TextSource
+from search_spaces.token_sources import FileWordsSource, SquadHubSource, SquadSource, TextHubSource
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _files(source: AnyTaskSource, split: str) -> list[Path]:
         return _mirror_files(source, split) if source.path else []
     if isinstance(source, TextHubSource | SquadHubSource):
         return []
-    if isinstance(source, TextSource):
+    if isinstance(source, FileWordsSource):
         return [text_file(source, split)]
     if isinstance(source, SquadSource):
         return [squad_file(source, split)]
@@ -163,22 +162,13 @@ def _file(source: GlueFolderSource | FilesSource | BuiltinSource, split: str) ->
     if isinstance(source, FilesSource):
         return Path(source.train if split == "train" else source.report).expanduser()
     if isinstance(source, BuiltinSource):
-        return _built_docstrings() / ("train.jsonl" if split == "train" else "dev.jsonl")
+        return built_docstrings() / ("train.jsonl" if split == "train" else "dev.jsonl")
     task = GLUE[source.task]
     names = dict(zip(report_splits(source), task.report_files, strict=True))
     folder = Path(source.path).expanduser()
     if (folder / task.folder).is_dir():
         folder = folder / task.folder
     return folder / ("train.tsv" if split == "train" else names[split])
-
-
-def _built_docstrings() -> Path:
-    from search_spaces import docstrings  # parses installed sources: only for this task
-
-    try:
-        return docstrings.build(cache_folder() / "docstrings")
-    except docstrings.DocstringsError as error:
-        raise SpecError([Fault("builtin task 'docstrings'", "", f"{error}.")]) from error
 
 
 def _read_raw(source: LabelledSource, split: str) -> RawSplit:

@@ -103,6 +103,21 @@ def build(folder: Path, libraries: Mapping[str, Path] | None = None) -> Path:
     return folder
 
 
+def write_text(folder: Path, split: str) -> Path:
+    """Write a split's sentences, one a line, as running text without labels; return the file.
+
+    Args:
+        folder: A built data set.
+        split: "train" or "dev".
+    """
+    rows = (folder / f"{split}.jsonl").read_text().splitlines()
+    text = "".join(f"{json.loads(row)['text']}\n" for row in rows)
+    path = folder / f"{split}.txt"
+    if not path.exists() or path.read_text() != text:
+        _publish(path, text.encode())
+    return path
+
+
 def installed_libraries() -> dict[str, Path]:
     """Return label -> folder of each installed library, without importing any.
 

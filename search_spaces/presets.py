@@ -114,6 +114,7 @@ PROBLEM_OF_KIND = {
     "squad-hub": "span",
     "text": "masked-lm",
     "text-hub": "masked-lm",
+    "builtin-words": "masked-lm",
 }
 
 

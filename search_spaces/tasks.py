@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from search_spaces.canonical import Frozen
 from search_spaces.token_sources import (
     AnswersSource,
+    BuiltinWordsSource,
     SquadHubSource,
     SquadSource,
     TextHubSource,
@@ -217,7 +218,9 @@ class BuiltinSource(Frozen):
 
 
 LabelledSource = GlueHubSource | GlueFolderSource | FilesSource | BuiltinSource
-AnyTaskSource = LabelledSource | TextSource | TextHubSource | SquadSource | SquadHubSource
+AnyTaskSource = (
+    LabelledSource | TextSource | BuiltinWordsSource | TextHubSource | SquadSource | SquadHubSource
+)
 TaskSource = Annotated[AnyTaskSource, Field(discriminator="kind")]
 _SOURCE: TypeAdapter[AnyTaskSource] = TypeAdapter(TaskSource)
 

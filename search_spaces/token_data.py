@@ -10,7 +10,7 @@ from search_spaces.corpus import check_apart, read_corpus, text_file
 from search_spaces.errors import Fault, SpecError
 from search_spaces.questions import Question, context_hashes, read_questions, squad_file
 from search_spaces.splits import AnySelectRule, HashSelect, split_hashes
-from search_spaces.token_sources import AnswersSource, SquadSource, TextSource, WordsSource
+from search_spaces.token_sources import AnswersSource, FileWordsSource, SquadSource, WordsSource
 from search_spaces.word_pieces import WordPieces
 
 Blocks = npt.NDArray[np.int32]
@@ -35,7 +35,7 @@ def block_splits(
     Raises:
         SpecError: The texts are faulty, too short or the same.
     """
-    if isinstance(source, TextSource):
+    if isinstance(source, FileWordsSource):
         check_apart(text_file(source, "train"), text_file(source, "report"))
     found: dict[str, Blocks] = {}
     faults: list[Fault] = []
@@ -84,6 +84,6 @@ def question_splits(
 
 
 def _place(source: WordsSource, split: str) -> str:
-    if isinstance(source, TextSource):
+    if isinstance(source, FileWordsSource):
         return str(text_file(source, split))
     return f"{source.repository} {source.train if split == 'train' else source.report}"

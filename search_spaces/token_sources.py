@@ -30,6 +30,20 @@ class TextSource(MaskedWords):
     encoding: str = "utf-8"
 
 
+class BuiltinWordsSource(MaskedWords):
+    """Masked language modelling on text that the installed packages bring along."""
+
+    kind: Literal["builtin-words"] = "builtin-words"
+    name: Literal["docstrings"] = Field(
+        default="docstrings", description="The sentences of the builtin task of that name."
+    )
+
+    @property
+    def encoding(self) -> str:
+        """The text's encoding."""
+        return "utf-8"
+
+
 class TextHubSource(MaskedWords):
     """Masked language modelling on a text column of a hub repository, at a pinned revision."""
 
@@ -68,6 +82,7 @@ class SquadHubSource(Answers):
     )
 
 
-WordsSource = TextSource | TextHubSource
+FileWordsSource = TextSource | BuiltinWordsSource
+WordsSource = FileWordsSource | TextHubSource
 AnswersSource = SquadSource | SquadHubSource
 TokenSource = WordsSource | AnswersSource
