@@ -8,7 +8,7 @@ from pathlib import Path
 
 from search_spaces.resolve import TaskFacts, resolve_task
 from search_spaces.splits import HashSelect
-from search_spaces.sweep import TaskSpec
+from search_spaces.task_specs import TaskSpec
 from search_spaces.tasks import BuiltinSource, FilesSource
 
 WORDS = ("the", "a", "good", "bad", "fine", "poor", "film", "plot", "cast", "is", "was", "not")

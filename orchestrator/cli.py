@@ -14,7 +14,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator import mask_commands
+from orchestrator import (
+    compare_commands,
+    mask_commands,
+    query_commands,
+    registry_commands,
+    transfer_commands,
+)
+from orchestrator.choices import left_out
 from orchestrator.ctrl_c import CtrlC
 from orchestrator.ending import report_folder, show_places, show_verdicts
 from orchestrator.journal_lock import has_ended
@@ -22,7 +29,7 @@ from orchestrator.journal_reader import open_reader
 from orchestrator.listeners import SweepOutcome
 from orchestrator.plan import Plan, make_plan
 from orchestrator.requests import compute_of
-from orchestrator.screens import plan_summary, show_lineage, show_plan, show_status, show_tickets
+from orchestrator.screens import plan_summary, show_plan, show_status
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext, journal_path
 from search_spaces.canonical import canonical_json, short
@@ -37,7 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.add_typer(mask_commands.app, name="mask")
 SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -72,7 +78,7 @@ def validate(
 def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
     """Show what a run would do to each trial, why, and what it would cost."""
     context = SweepContext.open(sweep)
-    made = make_plan(context.trials, Store(context.spec.store), compute_of(context.spec))
+    made = _planned(context, Store(context.spec.store))
     if as_json:
         typer.echo(json.dumps(_plan_data(made), indent=2))
         return
@@ -85,7 +91,7 @@ def run(sweep: SweepPath) -> None:
     context = SweepContext.open(sweep)
     spec, console = context.spec, Console()
     store = Store(spec.store)
-    made = make_plan(context.trials, store, compute_of(spec))
+    made = _planned(context, store)
     console.print(plan_summary(made), highlight=False, soft_wrap=True)
     from orchestrator.finishing import mirror_finished, tracker_of
 
@@ -140,13 +146,15 @@ def report(
     from orchestrator.finishing import ended, tracker_of
     from orchestrator.report import write_report
 
-    page, *figures = write_report(spec, context.trials, *ended(context, Store(spec.store)), place)
+    page, *beside = write_report(spec, context.trials, *ended(context, Store(spec.store)), place)
     if as_json:  # said first: MLflow may be down, the report is there anyway
-        names = [str(path) for path in figures]
-        typer.echo(json.dumps({"report": str(page), "figures": names}, indent=2))
+        figures = [str(path) for path in beside if path.suffix == ".png"]
+        tables = [str(path) for path in beside if path.suffix != ".png"]
+        said = {"report": str(page), "figures": figures, "tables": tables}
+        typer.echo(json.dumps(said, indent=2))
     else:
         typer.echo(f"Report: {page}")
-    tracker_of(context).log_report([page, *figures])
+    tracker_of(context).log_report([page, *beside])
 
 
 @app.command()
@@ -160,42 +168,6 @@ def status(sweep: SweepPath, as_json: AsJson = False) -> None:
         typer.echo(json.dumps({"sweep": meta["name"], "trials": data}, indent=2, default=str))
         return
     show_status(Console(), meta["name"], rows, counts, has_ended(path))
-
-
-@app.command()
-def best(
-    uri: Annotated[str, typer.Option(help="MLflow tracking URI.", envvar="MLFLOW_TRACKING_URI")],
-    experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "tickets",
-    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
-    rule: Annotated[str | None, typer.Option(help="Verdict rule; default: the sweep's.")] = None,
-    min_sparsity: Annotated[float, typer.Option(help="Fraction in [0, 1).")] = 0.0,
-    as_json: AsJson = False,
-) -> None:
-    """Ask MLflow alone for the sparsest matching tickets."""
-    from orchestrator.queries import best as best_tickets
-
-    found = best_tickets(uri, experiment, task=task, rule=rule, min_sparsity=min_sparsity)
-    if as_json:
-        typer.echo(json.dumps([vars(ticket) for ticket in found], indent=2))
-        return
-    show_tickets(Console(), found)
-
-
-@app.command()
-def lineage(
-    key: Annotated[str, typer.Argument(help="First characters of a trial's key.")],
-    uri: Annotated[str, typer.Option(help="MLflow tracking URI.", envvar="MLFLOW_TRACKING_URI")],
-    experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "tickets",
-    as_json: AsJson = False,
-) -> None:
-    """Show from MLflow alone the chain of trials that a ticket came from."""
-    from orchestrator.queries import lineage as chain
-
-    rows = chain(uri, experiment, key)
-    if as_json:
-        typer.echo(json.dumps([vars(row) for row in rows], indent=2))
-        return
-    show_lineage(Console(), rows)
 
 
 @app.command("explain-key")
@@ -223,6 +195,14 @@ def explain_key(
     Console().print(table)
 
 
+# Listed after the commands above, in this order.
+app.add_typer(query_commands.app)
+app.command()(transfer_commands.transfer)
+app.add_typer(compare_commands.app)
+app.add_typer(registry_commands.app)
+app.add_typer(mask_commands.app, name="mask")
+
+
 def main() -> None:
     """Run the command; every fault of the user's ends with one message and exit code 2."""
     try:
@@ -238,11 +218,17 @@ def main() -> None:
         sys.exit(2)
 
 
+def _planned(context: SweepContext, store: Store) -> Plan:
+    skipped = left_out(context.spec, context.trials, store.read)
+    return make_plan(context.trials, store, compute_of(context.spec), skipped)
+
+
 def _plan_data(made: Plan) -> dict[str, Any]:
     return {
         "num_run": made.num_run,
         "num_reuse": made.num_reuse,
         "num_wait": made.num_wait,
+        "num_skip": made.num_skip,
         "num_train_steps": made.num_train_steps,
         "device": made.device,
         "device_hours": made.device_hours,

@@ -65,7 +65,7 @@ def step_flops(spec: TrialSpec) -> float:
 
 def trial_flops(spec: TrialSpec) -> float:
     """Return the FLOP of a whole trial's training."""
-    return spec.recipe.train_steps * step_flops(spec)
+    return spec.num_steps * step_flops(spec)
 
 
 def modelled_step_s(spec: TrialSpec, compute: Compute) -> float:
@@ -107,7 +107,7 @@ def estimate(spec: TrialSpec, compute: Compute, speeds: Mapping[SpeedClass, Spee
         compute: What one trial runs on.
         speeds: What `measure` returned.
     """
-    num_steps = spec.recipe.train_steps
+    num_steps = spec.num_steps
     speed = speeds.get(speed_class(spec, compute))
     if speed:
         basis = f"measured in {speed.num_results} result{'s' * (speed.num_results > 1)}"

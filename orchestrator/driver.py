@@ -271,7 +271,7 @@ class _Drive:
                 if cause := self._scheduler.cause(added):
                     state = self._scheduler.state(added)
                     self._record([Transition(added, state, state.lower(), cause.message)])
-            else:
+            elif self._scheduler.state(event.key) is TrialState.PENDING:  # one may skip another
                 skipped = self._scheduler.skip(event.key, event.reason)
                 self._record(
                     Transition(k, TrialState.SKIPPED, "skipped", event.reason) for k in skipped

@@ -24,6 +24,8 @@ from orchestrator.report_text import (
     show_signed,
 )
 from orchestrator.sweep_context import SweepContext
+from orchestrator.transfer_judging import judge_transfers
+from orchestrator.transfer_screens import show_transfer
 from search_spaces.canonical import short
 from search_spaces.contracts import TrialResult
 from search_spaces.places import masked
@@ -63,6 +65,8 @@ def show_verdicts(
                 console.print(Text.assemble((" · ".join(wanted), "bold"), f": {said.text}"))
     if rows:
         console.print(f"[dim]{_legend(spec)}[/]\n", highlight=False)
+    for table in judge_transfers(spec, context.trials, results):
+        show_transfer(console, table)
     return rows
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.journal_reader import open_reader
 from orchestrator.judging import judge_sweep
+from orchestrator.registering import register_winners
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from orchestrator.tracking import MlflowTracker, experiment_of
@@ -47,6 +48,7 @@ def mirror_finished(context: SweepContext, tracker: MlflowTracker, store: Store)
     judged = judge_sweep(context.spec, context.trials, results, failed)
     tracker.log_verdicts(judged, context.spec.verdict.rule, context.spec.replicate)
     tracker.finish(succeeded=True)
+    register_winners(tracker, context.spec, context.trials, results, judged, store)
 
 
 def report_anew(
@@ -77,4 +79,5 @@ def _made_of(folder: Path) -> str | None:
         said: dict[str, str] = json.loads((folder / _MADE_OF).read_text())
     except (OSError, ValueError):
         return None
-    return said.get("digest") if (folder / "report.html").exists() else None
+    whole = all((folder / name).exists() for name in ("report.html", "trials.parquet"))
+    return said.get("digest") if whole else None

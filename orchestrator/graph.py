@@ -79,7 +79,7 @@ class TrialGraph:
             MissingParentError: When a parent is not in the graph.
         """
         key = trial.key
-        parents = trial.spec.parents
+        parents = trial.waits_for
         self._require_parents(trial, parents)
         self._insert(trial, key)
         self._link(key, parents)
@@ -124,7 +124,7 @@ class TrialGraph:
                 "equal trials must be merged into one."
             )
         self._trials[key] = trial
-        self._parents[key] = trial.spec.parents
+        self._parents[key] = trial.waits_for
         self._children[key] = []
 
     def _link(self, key: str, parents: Iterable[str]) -> None:

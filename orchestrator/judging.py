@@ -15,7 +15,8 @@ from orchestrator.verdicts import (
     judge_curve,
 )
 from search_spaces.contracts import TrialResult
-from search_spaces.sweep import SweepSpec, TaskSpec
+from search_spaces.sweep import SweepSpec
+from search_spaces.task_specs import TaskSpec
 from search_spaces.trial import Role, Trial
 
 SELECT = "select"

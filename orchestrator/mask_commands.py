@@ -33,7 +33,7 @@ TORCH = ".pt"
 @app.command()
 def show(file: MaskPath, as_json: AsJson = False) -> None:
     """Show a mask's sparsity, as a whole and of each matrix."""
-    mask = _read(file)
+    mask = read_mask_file(file)
     if as_json:
         typer.echo(mask.info().model_dump_json(indent=2))
         return
@@ -47,8 +47,8 @@ def compare(files: MaskPaths, as_json: AsJson = False) -> None:
 
     if len(files) < 2:
         raise UserError("One mask cannot be compared. Give two mask files or more.")
-    masks = [_read(file) for file in files]
-    with _faults_told():
+    masks = [read_mask_file(file) for file in files]
+    with mask_faults_told():
         found = [
             (str(one), str(other), overlap(first, second))
             for (one, first), (other, second) in combinations(zip(files, masks, strict=True), 2)
@@ -83,7 +83,7 @@ def convert(
     if target.suffix == TORCH:
         import torch
 
-        torch.save(mask_buffers(_read(source)), target)
+        torch.save(mask_buffers(read_mask_file(source)), target)
     elif model is None:
         raise UserError("A mask.pt does not name its model: give it with --model.")
     else:
@@ -102,8 +102,8 @@ def pack(
     _refuse_existing(target)
     from workers.lineage_file import write_lineage
 
-    with _faults_told():
-        data = write_lineage([_read(file) for file in files], {})
+    with mask_faults_told():
+        data = write_lineage([read_mask_file(file) for file in files], {})
     target.write_bytes(data)
     before = sum(file.stat().st_size for file in files)
     typer.echo(f"Wrote {target}: {len(data):,} bytes for {before:,}")
@@ -118,7 +118,7 @@ def unpack(
     from workers.lineage_file import read_lineage
     from workers.mask_file import write_mask
 
-    with _faults_told():
+    with mask_faults_told():
         masks = read_lineage(_bytes_of(lineage), None, str(lineage)).masks
     targets = [folder / f"round-{index:02}.arrow" for index in range(len(masks))]
     for target in targets:
@@ -129,10 +129,11 @@ def unpack(
         typer.echo(f"Wrote {target}: sparsity {mask.num_removed / mask.prunable.num_weights:.4f}")
 
 
-def _read(file: Path) -> Mask:
+def read_mask_file(file: Path) -> Mask:
+    """Return the mask in a file; what is wrong with it is a UserError."""
     from workers.mask_file import read_mask
 
-    with _faults_told():
+    with mask_faults_told():
         return read_mask(_bytes_of(file), None, str(file))
 
 
@@ -149,14 +150,16 @@ def _refuse_existing(target: Path) -> None:
 
 
 @contextmanager
-def _faults_told() -> Iterator[None]:
+def mask_faults_told() -> Iterator[None]:
     """Turn what is wrong with masks into one message and exit code 2."""
+    from workers.failures import TrialFailure
     from workers.lineage import LineageError
     from workers.lineage_file import LineageFileError
     from workers.mask import MaskMismatchError
     from workers.mask_file import MaskFileError
 
+    known = (LineageError, LineageFileError, MaskFileError, MaskMismatchError, TrialFailure)
     try:
         yield
-    except (LineageError, LineageFileError, MaskFileError, MaskMismatchError) as error:
+    except known as error:
         raise UserError(str(error)) from error

@@ -23,7 +23,7 @@ from orchestrator.store import CommittedTrial, Store
 from search_spaces.contracts import Compute
 from search_spaces.trial import Trial
 
-Action = Literal["run", "reuse", "wait"]
+Action = Literal["run", "reuse", "wait", "skip"]
 NUM_SCANNED_RECORDS = 500  # of other sweeps, to measure speeds by; keeps a plan quick
 
 
@@ -71,6 +71,11 @@ class Plan:
         return self._count("reuse")
 
     @property
+    def num_skip(self) -> int:
+        """Number of trials that a policy leaves out."""
+        return self._count("skip")
+
+    @property
     def num_wait(self) -> int:
         """Number of trials that would run after a parent."""
         return self._count("wait")
@@ -110,19 +115,25 @@ class Plan:
         return simulate_wall_s(self.graph, self._seconds(), num_slots)
 
     def _seconds(self) -> dict[str, float]:
-        return {row.key: row.seconds for row in self.rows if row.action != "reuse"}
+        return {row.key: row.seconds for row in self.rows if row.action in ("run", "wait")}
 
     def _count(self, action: Action) -> int:
         return sum(row.action == action for row in self.rows)
 
 
-def make_plan(trials: Iterable[Trial], store: Store, compute: Compute | None = None) -> Plan:
+def make_plan(
+    trials: Iterable[Trial],
+    store: Store,
+    compute: Compute | None = None,
+    skipped: Mapping[str, str] | None = None,
+) -> Plan:
     """Return what a run of the trials would do; changes nothing but a damaged marker's place.
 
     Args:
         trials: All trials of the sweep, each key once.
         store: Where results are reused from.
         compute: What one trial would run on; None = one CPU thread.
+        skipped: Why trials are left out by a policy, by key.
 
     Raises:
         GraphError: When the trials are no graph.
@@ -135,9 +146,12 @@ def make_plan(trials: Iterable[Trial], store: Store, compute: Compute | None = N
     lacking = {key: store.missing(record, graph[key].outputs) for key, record in records.items()}
     done = {key for key, names in lacking.items() if not names}
     speeds = _speeds(graph, store, records, done, compute)
+    left_out = skipped or {}
     rows = (
         _reuse_row(graph[key], records[key])
         if key in done
+        else _skip_row(graph[key], left_out[key])
+        if key in left_out
         else _run_row(
             key, graph, done, lacking.get(key), estimate(graph[key].spec, compute, speeds)
         )
@@ -177,6 +191,10 @@ def _reuse_row(trial: Trial, record: CommittedTrial) -> PlanRow:
     return PlanRow(key, trial.main_role.label, trial.kind, "reuse", reason)
 
 
+def _skip_row(trial: Trial, reason: str) -> PlanRow:
+    return PlanRow(trial.key, trial.main_role.label, trial.kind, "skip", reason)
+
+
 def _run_row(
     key: str,
     graph: TrialGraph,
@@ -190,7 +208,7 @@ def _run_row(
     reasons = [f"waits for {' and '.join(waits)}"] if waits else []
     reasons += [f"committed, but {_named(trial, lacking)} is missing"] if lacking else []
     reason = "; ".join(reasons) or "no result yet"
-    steps = trial.spec.recipe.train_steps
+    steps = trial.spec.num_steps
     label = trial.main_role.label
     return PlanRow(key, label, trial.kind, action, reason, steps, cost.seconds, cost.basis)
 

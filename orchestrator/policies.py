@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,3 +58,21 @@ class LadderPolicy:
     ) -> list[Event]:
         """Return no events: the whole ladder runs."""
         return []
+
+
+class PolicyGroup:
+    """Several policies as one: what any of them decides."""
+
+    def __init__(self, policies: Sequence[Policy]) -> None:
+        self._policies = tuple(policies)
+
+    def on_result(
+        self, graph: TrialGraph, scheduler: SchedulerView, trial: Trial, result: TrialResult
+    ) -> list[Event]:
+        """Return all policies' events; a trial that two of them skip is skipped once."""
+        events: dict[str, Event] = {}
+        for policy in self._policies:
+            for event in policy.on_result(graph, scheduler, trial, result):
+                key = event.trial.key if isinstance(event, Add) else event.key
+                events.setdefault(key, event)
+        return list(events.values())

@@ -1,4 +1,4 @@
-"""Write a sweep's report: one HTML file with everything inside, and its figures as PNG files."""
+"""Write a sweep's report: one HTML file with everything inside, its figures and its rows."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from orchestrator import report_text
 from orchestrator.judging import SELECT, Judged, judge_sweep
 from orchestrator.report_curves import Curve, make_curves
 from orchestrator.report_plots import draw_curves
+from orchestrator.report_rows import TRIAL_COLUMNS, row_files, verdict_table
 from orchestrator.report_sections import (
     PHASES,
     MatrixTable,
@@ -35,7 +36,8 @@ from search_spaces.canonical import short
 from search_spaces.contracts import TrialResult
 from search_spaces.errors import UserError
 from search_spaces.recipe_specs import RecipeSpec
-from search_spaces.sweep import SweepSpec, TaskSpec
+from search_spaces.sweep import SweepSpec
+from search_spaces.task_specs import TaskSpec
 from search_spaces.trial import Trial
 
 REPORT_NAME = "report.html"
@@ -88,7 +90,7 @@ def write_report(
     failed: Mapping[str, str],
     folder: Path,
 ) -> tuple[Path, ...]:
-    """Write ``report.html`` and the figures in it as PNG files; replaces an older report's.
+    """Write ``report.html``, its figures as PNG files and its rows; replaces an older report's.
 
     Args:
         spec: The sweep.
@@ -98,7 +100,7 @@ def write_report(
         folder: Where to write; made if it does not exist.
 
     Returns:
-        The HTML file, which needs no other file, and then the figures.
+        The HTML file, which needs no other file, the figures, and the tables of rows.
 
     Raises:
         UserError: The sweep has no results yet, or the folder cannot be written.
@@ -114,16 +116,22 @@ def write_report(
     judged = judge_sweep(spec, trials, own, failed)
     sections = _sections(spec, judged, make_curves(spec, judged, trials, own), own)
     page = _render(spec, trials, own, failed, sections)
+    deltas = {task.name: spec.delta_of(task) for task in spec.tasks}
+    verdicts = verdict_table(verdict_rows(judged, spec.verdict.rule), spec.verdict.rule, deltas)
+    tables = row_files(trials, own, failed, verdicts)
     pictures = [picture for section in sections for picture in section.pictures]
     names = {picture.name for picture in pictures}
     with _writing(folder):
         for picture in pictures:
             _replace(folder / picture.name, picture.png)
         _replace(folder / REPORT_NAME, page.encode())
+        for name, data in tables.items():
+            _replace(folder / name, data)
         for path in folder.glob("curve-[0-9]*.png"):
             if path.name not in names:
                 path.unlink()
-    return folder / REPORT_NAME, *(folder / picture.name for picture in pictures)
+    files = (*(picture.name for picture in pictures), *tables)
+    return folder / REPORT_NAME, *(folder / name for name in files)
 
 
 @contextmanager
@@ -235,6 +243,7 @@ def _render(
         trials=trial_rows(trials, results, failed),
         code_versions=sorted({trial.spec.code_version for trial in trials}),
         missing=report_text.MISSING,
+        columns=TRIAL_COLUMNS,
     )
 
 
@@ -245,6 +254,7 @@ def _template() -> Template:
     environment.filters |= {
         "score": report_text.show_score,
         "signed": report_text.show_signed,
+        "interval": report_text.show_interval,
         "percent": report_text.show_percent,
         "share": report_text.show_share,
         "count": report_text.show_count,

@@ -10,7 +10,8 @@ from orchestrator.judging import REPORT, SELECT, Judged
 from orchestrator.rules import Scores, complete
 from orchestrator.statistics import mean, sample_std
 from search_spaces.contracts import TrialResult
-from search_spaces.sweep import SweepSpec, TaskSpec
+from search_spaces.sweep import SweepSpec
+from search_spaces.task_specs import TaskSpec
 from search_spaces.trial import Trial
 
 

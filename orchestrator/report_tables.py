@@ -48,11 +48,13 @@ class VerdictRow:
         dense_std: On select, ddof 1.
         difference: Mean of ticket - dense on select.
         difference_lower_bound: Its one-sided 95% lower bound.
+        difference_interval: Its two-sided 95% t interval.
         outcomes: Of all rules on select.
         reason: Why the default rule says what it says on select.
         report_mean: The ticket's on report.
         report_dense_mean: The dense network's on report.
         report_difference: Mean of ticket - dense on report.
+        report_interval: Its two-sided 95% t interval.
         report_outcome: Of the default rule on report.
         controls: The ticket against each control, on select.
         flags: Warnings of either split's numbers, select's first.
@@ -73,11 +75,13 @@ class VerdictRow:
     dense_std: Number | None
     difference: Number | None
     difference_lower_bound: float | None
+    difference_interval: tuple[float, float] | None
     outcomes: Mapping[str, Outcome]
     reason: str
     report_mean: Number | None
     report_dense_mean: Number | None
     report_difference: Number | None
+    report_interval: tuple[float, float] | None
     report_outcome: Outcome
     controls: tuple[ControlRow, ...]
     flags: tuple[str, ...]
@@ -118,11 +122,13 @@ def _rows(select: Judged, report: Judged, rule: str) -> Iterator[VerdictRow]:
             dense_std=level.dense_std,
             difference=level.difference_mean,
             difference_lower_bound=level.difference_lower_bound,
+            difference_interval=level.difference_interval,
             outcomes=level.outcomes,
             reason=level.reasons[rule],
             report_mean=told.ticket_mean,
             report_dense_mean=told.dense_mean,
             report_difference=told.difference_mean,
+            report_interval=told.difference_interval,
             report_outcome=told.outcomes[rule],
             controls=tuple(
                 _control(name, level, compared[index]) for name, compared in select.controls.items()

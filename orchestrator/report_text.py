@@ -51,6 +51,13 @@ def show_signed(value: Number | None) -> str:
     return MISSING if value is None else f"{value + 0:+.4f}".replace("-", MINUS)
 
 
+def show_interval(interval: tuple[float, float] | None) -> str:
+    """Return an interval of differences as ``[low, high]``."""
+    if interval is None:
+        return MISSING
+    return f"[{show_signed(interval[0])}, {show_signed(interval[1])}]"
+
+
 def show_percent(fraction: float | None) -> str:
     """Return a sparsity as percent; one below 1 never reads 100%."""
     if fraction is None:

@@ -10,7 +10,7 @@ from search_spaces.contracts import Compute, TrialRequest, attempt_folder
 from search_spaces.models import ModelFacts
 from search_spaces.resolve import TaskFacts
 from search_spaces.sweep import SweepSpec
-from search_spaces.trial import CARRY_ARTIFACT, PruneOutput, Trial
+from search_spaces.trial import CARRY_ARTIFACT, PruneOutput, Trial, weights_artifact
 
 
 def compute_of(spec: SweepSpec) -> Compute:
@@ -48,7 +48,7 @@ def request_maker(
         output = (
             PruneOutput(pruner=parent.pruner, num_removed=parent.num_removed) if parent else None
         )
-        carry = trial.spec.carry_from
+        carry, saved = trial.spec.carry_from, trial.spec.saved_start
         return TrialRequest(
             spec=trial.spec,
             label=role.label,
@@ -59,6 +59,9 @@ def request_maker(
             task=tasks[role.task].place,
             mask_file=store.artifact(parent.parent, output.artifact) if parent and output else None,
             carry_file=store.artifact(carry, CARRY_ARTIFACT) if carry else None,
+            start_file=store.artifact(saved.parent, weights_artifact(saved.step))
+            if saved
+            else None,
             cache_folder=str(cache),
             compute=compute,
         )

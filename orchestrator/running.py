@@ -9,10 +9,10 @@ from pathlib import Path
 
 from cluster.ray_executor import RayExecutor
 from cluster.session import Session
+from orchestrator.choices import policy_of
 from orchestrator.driver import run_sweep
 from orchestrator.journal import Journal
 from orchestrator.listeners import Listener, SweepOutcome
-from orchestrator.policies import LadderPolicy
 from orchestrator.requests import compute_of, request_maker
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
@@ -59,7 +59,7 @@ def run_on_ray(
             store,
             journal,
             executor,
-            LadderPolicy(),
+            policy_of(spec, context.trials, store.read),
             budgets,
             listener,
             time.time,

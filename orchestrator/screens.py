@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # it imports MLflow
 
 def show_plan(console: Console, sweep: str, plan: Plan) -> None:
     """Print what a run would do to each trial, and the sums."""
-    table = _table(f"plan of sweep {sweep}", "key", "trial*", "action", "<time", "reason*")
+    table = make_table(f"plan of sweep {sweep}", "key", "trial*", "action", "<time", "reason*")
     for row in plan.rows:
         time = show_seconds(row.seconds) if row.seconds else ""
         table.add_row(short(row.key), escape(row.label), row.action, time, escape(row.reason))
@@ -39,9 +39,10 @@ def show_plan(console: Console, sweep: str, plan: Plan) -> None:
 def plan_summary(plan: Plan) -> str:
     """Return a plan in one line."""
     num = plan.num_run + plan.num_wait
+    skipped = f", {plan.num_skip} skipped" if plan.num_skip else ""
     return (
         f"{num} to run ({plan.num_run} at once, {plan.num_wait} after a parent), "
-        f"{plan.num_reuse} reused; {plan.num_train_steps:,} steps, "
+        f"{plan.num_reuse} reused{skipped}; {plan.num_train_steps:,} steps, "
         f"about {plan.device_hours:.2f} {plan.device}-hours"
     )
 
@@ -55,7 +56,7 @@ def show_status(
 ) -> None:
     """Print every trial's state; ``has_ended``: no run is there to end the running ones."""
     message = ("message*",) if any(row.message for row in rows) else ()
-    table = _table(f"sweep {sweep}", "key", "trial*", "state", "<tries", "<time", *message)
+    table = make_table(f"sweep {sweep}", "key", "trial*", "state", "<tries", "<time", *message)
     for row in rows:
         time = show_seconds(row.seconds) if row.seconds else ""
         cells = (short(row.key), escape(row.label), row.state.value, str(row.attempts), time)
@@ -77,7 +78,7 @@ def show_tickets(console: Console, tickets: Sequence[Ticket]) -> None:
         return
     flagged = ("flags*",) if any(one.flags for one in tickets) else ()
     numbers = ("<sparsity", "<n", "<select", "<report", "<matches", "<key", *flagged)
-    table = _table("sparsest matching tickets", "sweep: model · task · method*", *numbers)
+    table = make_table("sparsest matching tickets", "sweep: model · task · method*", *numbers)
     for one in tickets:
         table.add_row(
             escape(f"{one.sweep}: {one.model} · {one.task} · {one.method}"),
@@ -100,7 +101,7 @@ def show_tickets(console: Console, tickets: Sequence[Ticket]) -> None:
 
 def show_lineage(console: Console, rows: Sequence[LineageRow]) -> None:
     """Print a trial and its mask's ancestors."""
-    table = _table("", "key", "<sparsity", "<removed", "mask")
+    table = make_table("", "key", "<sparsity", "<removed", "mask")
     for row in rows:
         mask = short(row.mask_sha256) if row.mask_sha256 else "none: dense"
         sparsity = show_percent(row.sparsity)
@@ -110,7 +111,7 @@ def show_lineage(console: Console, rows: Sequence[LineageRow]) -> None:
 
 def show_mask(console: Console, name: str, info: MaskInfo) -> None:
     """Print the sparsity of a mask and of each of its matrices."""
-    table = _table(f"{name}", "matrix*", "<kept", "<sparsity", "")
+    table = make_table(f"{name}", "matrix*", "<kept", "<sparsity", "")
     for matrix, kept in info.kept_per_matrix.items():
         flag = "collapsed" if matrix in info.collapsed else ""
         sparsity = show_percent(info.sparsity_per_matrix[matrix])
@@ -127,13 +128,13 @@ def show_mask(console: Console, name: str, info: MaskInfo) -> None:
 
 def show_overlaps(console: Console, rows: Sequence[tuple[str, str, float]]) -> None:
     """Print the overlap of each pair of masks."""
-    table = _table("weights kept by both / by either", "mask*", "mask*", "<overlap")
+    table = make_table("weights kept by both / by either", "mask*", "mask*", "<overlap")
     for first, second, overlap in rows:
         table.add_row(escape(first), escape(second), f"{overlap:.4f}")
     console.print(table)
 
 
-def _table(title: str, *columns: str) -> Table:
+def make_table(title: str, *columns: str) -> Table:
     """Return an empty table.
 
     Args:

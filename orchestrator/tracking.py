@@ -12,6 +12,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from orchestrator.judging import Judged
+from orchestrator.registry import Candidate, TicketRegistry
 from orchestrator.store import Store
 from orchestrator.tracking_client import (
     ANSWER_TIMEOUT_S,
@@ -155,10 +156,20 @@ class MlflowTracker:
             for path in paths:
                 self._client.log_artifact(self._parent_id, str(path), "report")
 
+    def register(self, candidates: Iterable[Candidate]) -> None:
+        """Make the sweep's registered tickets exactly these; see TicketRegistry."""
+        ids = self._experiment_id, self._parent_id
+        with explained(self.uri):
+            registry = TicketRegistry(self._client, self.uri, *ids, self._sweep)
+            registry.update(candidates, self._count)
+
     def finish(self, succeeded: bool) -> None:
         """Close the sweep's parent run."""
         with explained(self.uri):
             self._client.set_terminated(self._parent_id, "FINISHED" if succeeded else "FAILED")
+
+    def _count(self) -> None:
+        self.num_done += 1
 
     def _found_or_made(
         self, identity: Mapping[str, str], name: str, tags: Mapping[str, str]

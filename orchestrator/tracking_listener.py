@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from orchestrator.judging import judge_sweep
+from orchestrator.judging import Judged, judge_sweep
 from orchestrator.listeners import SilentListener, SweepOutcome
+from orchestrator.registering import register_winners
 from orchestrator.retries import Cause
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
@@ -27,7 +28,7 @@ _Finished = tuple[Trial, TrialResult]
 
 
 class TrackingListener(SilentListener):
-    """Mirrors what succeeds, and at the end what is missing, then the verdicts.
+    """Mirrors what succeeds, and at the end what is missing, then the verdicts and winners.
 
     When MLflow fails the sweep goes on: it is said once, the next trial after a pause tries again,
     and the rest waits for the end.
@@ -135,7 +136,7 @@ class TrackingListener(SilentListener):
                 has_failed = True
 
     def _end(self) -> list[str]:
-        """Mirror what is missing, then judge what there is; return what went wrong.
+        """Mirror what is missing, judge what there is, register winners; return what went wrong.
 
         A run that cannot be written holds up no other; an MLflow that does not answer ends it.
         """
@@ -144,7 +145,7 @@ class TrackingListener(SilentListener):
             partial(self._mirror, self._trials[key], self._results[key]) for key in missing
         ]
         problems: list[str] = []
-        for action in (self._tracker.check, *writes, self._judge):
+        for action in (self._tracker.check, *writes, self._judge, self._register):
             problem = self._problem(action)
             if problem is not None:
                 problems.append(problem)
@@ -167,7 +168,14 @@ class TrackingListener(SilentListener):
         self._mirrored.add(trial.key)
 
     def _judge(self) -> None:
-        failed = self._failed.union(self._outcome.failures if self._outcome else ())
-        judged = judge_sweep(self._spec, list(self._trials.values()), self._results, failed)
+        judged = self._judged()
         self._tracker.log_verdicts(judged, self._spec.verdict.rule, self._spec.replicate)
         self._tracker.finish(self._outcome is not None and self._outcome.succeeded)
+
+    def _register(self) -> None:
+        trials, judged = list(self._trials.values()), self._judged()
+        register_winners(self._tracker, self._spec, trials, self._results, judged, self._store)
+
+    def _judged(self) -> list[Judged]:
+        failed = self._failed.union(self._outcome.failures if self._outcome else ())
+        return judge_sweep(self._spec, list(self._trials.values()), self._results, failed)

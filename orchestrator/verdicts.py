@@ -25,7 +25,14 @@ from orchestrator.rules import (
     obstacle,
     outcomes,
 )
-from orchestrator.statistics import holm, mean, noninferiority_pvalue, paired_bound, sample_std
+from orchestrator.statistics import (
+    holm,
+    mean,
+    noninferiority_pvalue,
+    paired_bound,
+    sample_std,
+    t_interval,
+)
 
 __all__ = [
     "DEFAULT_RULE",
@@ -79,9 +86,9 @@ class LevelVerdict:
     """Every rule's verdict at one sparsity, with the numbers behind it.
 
     `n` counts the seeds scored on both sides. A mean or deviation is None where its own side has
-    too few seeds or a failed one; the difference (ticket - dense) and its one-sided 95% lower
-    bound (n >= 3) are None where the sides do not pair. `noninferior_pvalue` is at most 0.05
-    where `noninferior` matches.
+    too few seeds or a failed one; the difference (ticket - dense), its one-sided 95% lower bound
+    and its two-sided 95% t interval (both n >= 3) are None where the sides do not pair.
+    `noninferior_pvalue` is at most 0.05 where `noninferior` matches.
     """
 
     sparsity: float
@@ -93,6 +100,7 @@ class LevelVerdict:
     dense_std: Number | None
     difference_mean: Number | None
     difference_lower_bound: float | None
+    difference_interval: tuple[float, float] | None
     noninferior_pvalue: float | None
     outcomes: Mapping[str, Outcome]
     reasons: Mapping[str, str]
@@ -157,6 +165,7 @@ def judge_level(scores: LevelScores, delta: Number) -> LevelVerdict:
         dense_std=dense_std,
         difference_mean=mean(losses(dense, ticket)) if pairs else None,
         difference_lower_bound=-paired_bound(bounded, CONFIDENCE) if bounded else None,
+        difference_interval=t_interval(losses(dense, ticket)) if bounded else None,
         noninferior_pvalue=noninferiority_pvalue(bounded, float(delta)) if bounded else None,
         outcomes=judged,
         reasons=reasons,

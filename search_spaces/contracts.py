@@ -176,6 +176,7 @@ class TrialRequest(Frozen):
     task: TaskPlace
     mask_file: ArtifactRef | None = Field(default=None, description="Of spec.mask_parent.")
     carry_file: ArtifactRef | None = Field(default=None, description="Of spec.carry_from.")
+    start_file: ArtifactRef | None = Field(default=None, description="Of spec.saved_start.")
     cache_folder: str = Field(description="Node-local folder of the token cache.")
     compute: Compute
 

@@ -13,8 +13,9 @@ from search_spaces.examples import Examples
 from search_spaces.models import FAMILIES, ModelFacts, max_tokens, resolve_model
 from search_spaces.places import absolute
 from search_spaces.splits import AnySelectRule, ReportSelect, make_splits
-from search_spaces.sweep import SweepSpec, TaskSpec
+from search_spaces.sweep import SweepSpec
 from search_spaces.task_facts import TaskFacts as TaskFacts  # known from here too
+from search_spaces.task_specs import TaskSpec
 from search_spaces.tasks import (
     FilesSource,
     GlueFolderSource,

@@ -12,6 +12,7 @@ from search_spaces.canonical import Frozen
 from search_spaces.errors import did_you_mean
 from search_spaces.models import ModelSpecYaml
 from search_spaces.presets import PRESETS, with_preset
+from search_spaces.protocol_specs import FirstPrune, RewindSpec
 from search_spaces.prunable import PoolerPolicy
 from search_spaces.recipe_specs import RecipeSpec, SearchRecipeSpec, merge_recipes
 from search_spaces.run_specs import (
@@ -22,66 +23,20 @@ from search_spaces.run_specs import (
     check_batch,
 )
 from search_spaces.schedules import Schedule
-from search_spaces.splits import AnySelectRule, HashSelect, ReportSelect, SelectRule
+from search_spaces.splits import AnySelectRule, ReportSelect
+from search_spaces.task_specs import NAME_PATTERN, SplitsSpec, TaskSpec, check_select, with_recipes
 from search_spaces.tasks import (
-    AnyTaskSource,
-    TaskSource,
     metric_range,
     primary_metric,
     report_splits,
 )
+from search_spaces.transfer_specs import TransferSpec, check_transfer
 
 TicketControl = Literal["random-layerwise", "reinit-all", "reinit-prunable", "layer-shuffle"]
-Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0"]
+Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0", "random"]
 Control = Literal["random-uniform", "random-init-magnitude", TicketControl]
 OF_A_TICKET = get_args(TicketControl)
 ITERATIVE_METHODS = ("imp", "layerwise-imp")
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-
-
-class TaskSpec(Frozen):
-    """A task of a sweep."""
-
-    name: str = Field(pattern=NAME_PATTERN, description="Short name in the sweep.")
-    source: TaskSource
-    train_examples: int | None = Field(default=None, gt=0, description="Default: all.")
-    max_length: int = Field(default=128, gt=2, description="Tokens.")
-    select: SelectRule | None = Field(default=None, description="Instead of splits.select.")
-    delta: float | None = Field(default=None, gt=0, lt=1, description="Instead of verdict.delta.")
-    recipe: RecipeSpec | None = Field(
-        default=None, description="Fields that differ from the sweep's recipes."
-    )
-    search_recipe: SearchRecipeSpec | None = Field(
-        default=None, description="Fields that differ from the sweep's search recipe only."
-    )
-
-    @field_validator("select", mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return _with_kind(value)
-
-    @field_validator("select")
-    @classmethod
-    def _has_select_split(
-        cls, rule: AnySelectRule | None, info: ValidationInfo
-    ) -> AnySelectRule | None:
-        if rule is not None and "source" in info.data:
-            _check_select(rule, info.data["source"], info.data.get("name", ""))
-        return rule
-
-
-class SplitsSpec(Frozen):
-    """Which split chooses, and which is reported (method rule 14)."""
-
-    select: SelectRule = HashSelect()
-    report: Literal["matched", "mismatched"] = Field(
-        default="matched", description="For tasks that have both (MNLI)."
-    )
-
-    @field_validator("select", mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return _with_kind(value)
 
 
 class SweepSpec(Frozen):
@@ -103,11 +58,21 @@ class SweepSpec(Frozen):
     search_recipe: SearchRecipeSpec | None = Field(
         default=None, description="Fields of the rounds' recipe that differ from recipe."
     )
+    rewind: RewindSpec = Field(default=RewindSpec(), description="theta0, none, or late.")
+    first_prune: FirstPrune = Field(
+        default="trained",
+        description="untrained: the first prune of iterative methods ranks theta_0; "
+        "untrained-masked-lm: for masked language modelling only.",
+    )
     methods: tuple[Method, ...] = Field(default=("imp",), min_length=1, validate_default=True)
     controls: tuple[Control, ...] = Field(default=(), validate_default=True)
     pooler: PoolerPolicy = Field(default="theta0-magnitude", description="See method rule 10.")
+    transfer: TransferSpec | None = Field(default=None, description="Masks on other tasks.")
     splits: SplitsSpec = SplitsSpec()
     verdict: VerdictSpec = Field(default=VerdictSpec(), validate_default=True)
+    policy: Literal["ladder", "stop-at-failure"] = Field(
+        default="ladder", description="stop-at-failure: no level beyond two that failed in a row."
+    )
     resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)
     retries: RetriesSpec = RetriesSpec()
     store: str = Field(default="runs", min_length=1, description="Folder or URI of results.")
@@ -128,7 +93,7 @@ class SweepSpec(Frozen):
         if search is not None:
             filled["search_recipe"] = search = merge_recipes(recipe, search)
         if isinstance(filled.get("tasks"), list | tuple):
-            filled["tasks"] = [_with_recipes(task, recipe, search) for task in filled["tasks"]]
+            filled["tasks"] = [with_recipes(task, recipe, search) for task in filled["tasks"]]
         return filled
 
     @field_validator("preset")
@@ -174,6 +139,17 @@ class SweepSpec(Frozen):
             )
         return value
 
+    @field_validator("first_prune")
+    @classmethod
+    def _late_needs_a_dense_round(cls, value: str, info: ValidationInfo) -> str:
+        rewind = info.data.get("rewind")
+        if value == "untrained" and rewind is not None and rewind.kind == "late":
+            raise ValueError(
+                "is untrained, so no dense round trains up to the step that rewind names: "
+                "write first_prune: trained, or rewind: theta0"
+            )
+        return value
+
     @field_validator("methods")
     @classmethod
     def _methods(cls, methods: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -195,12 +171,24 @@ class SweepSpec(Frozen):
             raise ValueError(f"has {followers}, made from the imp mask: add imp to methods")
         return controls
 
+    @field_validator("transfer")
+    @classmethod
+    def _transfer_fits(
+        cls, transfer: TransferSpec | None, info: ValidationInfo
+    ) -> TransferSpec | None:
+        found = info.data
+        if transfer is not None and {"tasks", "methods", "rewind"} <= found.keys():
+            rewind, names = found["rewind"], [task.name for task in found["tasks"]]
+            is_rewound = "theta0" in (rewind.kind, rewind.finals)
+            check_transfer(transfer, names, found["methods"], is_rewound)
+        return transfer
+
     @field_validator("splits")
     @classmethod
     def _tasks_have_select_split(cls, splits: SplitsSpec, info: ValidationInfo) -> SplitsSpec:
         for task in info.data.get("tasks", ()):
             if task.select is None:
-                _check_select(splits.select, task.source, task.name)
+                check_select(splits.select, task.source, task.name)
         return splits
 
     @field_validator("verdict")
@@ -260,35 +248,6 @@ class SweepSpec(Frozen):
         """Whether masks are chosen and reported on the same split, which verdicts must say."""
         rule = self.select_rule_of(task)
         return isinstance(rule, ReportSelect) and rule.split == self.report_split_of(task)
-
-
-def _with_kind(value: Any) -> Any:
-    """Return the long form of a select rule: ``report`` stands for ``{kind: report}``."""
-    return {"kind": value} if isinstance(value, str) else value
-
-
-def _check_select(rule: AnySelectRule, source: AnyTaskSource, task: str) -> None:
-    known = report_splits(source)
-    if isinstance(rule, ReportSelect) and rule.split not in known:
-        raise ValueError(
-            f"has select.split '{rule.split}', but the task '{task}' has only "
-            f"{', '.join(known)}: write another select beside that task"
-        )
-
-
-def _with_recipes(task: Any, recipe: Any, search: Any) -> Any:
-    """Complete a task's partial recipes from the sweep's; rounds follow the final recipe."""
-    if not isinstance(task, Mapping):
-        return task
-    filled, own, own_search = dict(task), task.get("recipe"), task.get("search_recipe")
-    if own is not None:
-        filled["recipe"] = merge_recipes(recipe, own)
-    base = merge_recipes(search if search is not None else recipe, own or {})
-    if own_search is not None:
-        filled["search_recipe"] = merge_recipes(base, own_search)
-    elif own is not None and search is not None:
-        filled["search_recipe"] = base
-    return filled
 
 
 def _check_distinct(values: Sequence[Any], what: str) -> None:

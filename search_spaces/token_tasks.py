@@ -17,8 +17,8 @@ from search_spaces.heads import word_head_prefix, word_head_sha256
 from search_spaces.models import ModelFacts
 from search_spaces.places import absolute, cache_folder
 from search_spaces.splits import AnySelectRule
-from search_spaces.sweep import TaskSpec
 from search_spaces.task_facts import TaskFacts
+from search_spaces.task_specs import TaskSpec
 from search_spaces.tasks import primary_metric, problem_of
 from search_spaces.token_data import block_splits, question_splits
 from search_spaces.token_sources import (

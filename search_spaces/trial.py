@@ -75,7 +75,7 @@ class RandomLayerwiseMask(Frozen):
     """Control random-layerwise: random within each matrix, at another mask's counts."""
 
     kind: Literal["random-layerwise"] = "random-layerwise"
-    reference: TrainedMask
+    reference: Annotated[TrainedMask | Theta0Mask, Field(discriminator="kind")]
     seed: int = Field(ge=0)
 
 
@@ -100,6 +100,21 @@ class OtherStart(Frozen):
     seed: int = Field(ge=0)
 
 
+class SavedWeights(Frozen):
+    """Weights that another trial kept: its whole model, head included, after one of its steps.
+
+    ``resumed`` is late rewinding: learning rate and order of the data go on at that step, with
+    moments at zero (method rule 6). ``inherited`` is no rewinding: a new training begins there.
+    """
+
+    kind: Literal["resumed", "inherited"]
+    parent: str = Field(description="Key of the trial that kept them.")
+    step: int = Field(gt=0, description="Optimizer steps that it had taken.")
+
+
+Start = Annotated[OtherStart | SavedWeights, Field(discriminator="kind")]
+
+
 class TrialSpec(Frozen):
     """What one trial is; ``trial_key`` is the sha256 of exactly this."""
 
@@ -108,7 +123,7 @@ class TrialSpec(Frozen):
     recipe: Recipe
     seed: int = Field(ge=0, description="Feeds the streams of method rule 3.")
     mask: MaskSource | None = Field(default=None, description="None = dense.")
-    start: OtherStart | None = Field(default=None, description="None = theta_0.")
+    start: Start | None = Field(default=None, description="None = theta_0.")
     carry_from: str | None = Field(
         default=None, description="Key of the trial whose head or random streams go on here."
     )
@@ -122,9 +137,8 @@ class TrialSpec(Frozen):
     @property
     def mask_parent(self) -> TrainedMask | None:
         """The trained mask that must exist before this trial can start, if there is one."""
-        if isinstance(self.mask, TrainedMask):
-            return self.mask
-        return self.mask.reference if isinstance(self.mask, RandomLayerwiseMask) else None
+        mask = self.mask.reference if isinstance(self.mask, RandomLayerwiseMask) else self.mask
+        return mask if isinstance(mask, TrainedMask) else None
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -133,7 +147,25 @@ class TrialSpec(Frozen):
         keys = [mask_parent.parent] if mask_parent else []
         if self.carry_from:
             keys.append(self.carry_from)
+        if self.saved_start:
+            keys.append(self.saved_start.parent)
         return tuple(dict.fromkeys(keys))
+
+    @property
+    def saved_start(self) -> SavedWeights | None:
+        """The kept weights that this trial starts from, if there are any."""
+        return self.start if isinstance(self.start, SavedWeights) else None
+
+    @property
+    def steps_before(self) -> int:
+        """Steps of the recipe that were taken before this trial begins: late rewinding's k."""
+        saved = self.saved_start
+        return saved.step if saved and saved.kind == "resumed" else 0
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps that this trial takes."""
+        return self.recipe.train_steps - self.steps_before
 
     @property
     def num_removed(self) -> int:
@@ -161,12 +193,20 @@ CARRY_ARTIFACT = "carry.safetensors"  # trained head and position in the random 
 INPUT_MASK_ARTIFACT = "mask.arrow"  # the mask that the trial trained under
 
 
+def weights_artifact(step: int) -> str:
+    """Return the name of the file that holds a trial's whole model after a step."""
+    return f"weights-step-{step}.safetensors"
+
+
 class Outputs(Frozen):
     """What a trial shall leave behind beside its scores; not part of its identity."""
 
     prunes: tuple[PruneOutput, ...] = ()
     carry: bool = False
     input_mask: bool = Field(default=False, description="Keep the mask that it trained under.")
+    weights: tuple[int, ...] = Field(
+        default=(), description="Steps of the recipe after which the whole model is kept."
+    )
 
     @property
     def artifacts(self) -> tuple[str, ...]:
@@ -174,6 +214,7 @@ class Outputs(Frozen):
         names = [prune.artifact for prune in self.prunes]
         names += [CARRY_ARTIFACT] if self.carry else []
         names += [INPUT_MASK_ARTIFACT] if self.input_mask else []
+        names += [weights_artifact(step) for step in self.weights]
         return tuple(names)
 
     def merged(self, other: Outputs) -> Outputs:
@@ -183,11 +224,13 @@ class Outputs(Frozen):
             prunes=tuple(prunes[name] for name in sorted(prunes)),
             carry=self.carry or other.carry,
             input_mask=self.input_mask or other.input_mask,
+            weights=tuple(sorted({*self.weights, *other.weights})),
         )
 
 
-Kind = Literal["dense", "round", "final", "control"]
-KIND_ORDER: tuple[Kind, ...] = ("dense", "final", "control", "round")  # which one names a trial
+Kind = Literal["dense", "round", "final", "control", "transfer"]
+# Which one names a trial:
+KIND_ORDER: tuple[Kind, ...] = ("dense", "final", "control", "transfer", "round")
 
 
 class Role(Frozen):
@@ -196,6 +239,7 @@ class Role(Frozen):
     kind: Kind
     model: str = Field(description="The model's short name in the sweep.")
     task: str = Field(description="The task's name in the sweep.")
+    source_task: str = Field(default="", description="Transfers only: where the mask is from.")
     method: str = Field(default="", description="imp, one-shot-theta0, ... or the control's name.")
     seed: int = Field(description="The replicate: pairs tickets with dense (method rule 4).")
     search_seed: int = Field(description="Seed of the lineage that made the mask.")
@@ -206,7 +250,7 @@ class Role(Frozen):
     @property
     def label(self) -> str:
         """A short readable name, as the Ray dashboard and the progress display show it."""
-        parts = [self.kind, self.task]
+        parts = [self.kind, f"{self.source_task}>{self.task}" if self.source_task else self.task]
         parts += [self.method] if self.method else []
         parts += [f"r{self.round_index}"] if self.round_index is not None else []
         parts += [f"{self.sparsity:.3g}"] if self.sparsity else []
@@ -219,11 +263,19 @@ class Trial(Frozen):
     spec: TrialSpec
     roles: tuple[Role, ...]
     outputs: Outputs = Outputs()
+    after: tuple[str, ...] = Field(
+        default=(), description="Keys of trials that end before, beside the parents."
+    )
 
     @property
     def key(self) -> str:
         """The trial's key."""
         return self.spec.key
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """Keys of all trials that must have succeeded before this one starts."""
+        return tuple(dict.fromkeys((*self.spec.parents, *self.after)))
 
     @property
     def kind(self) -> Kind:

@@ -15,6 +15,7 @@ import typer
 from orchestrator.cli import app
 from search_spaces.expand import expand
 from search_spaces.loading import load_sweep
+from search_spaces.preset_table import preset_table
 from tests.search_spaces.makers import model_facts, task_facts
 
 ROOT = Path(__file__).parents[1]
@@ -119,7 +120,15 @@ def test_examples_expand(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in re.findall(r"\$\{(\w+)\}", path.read_text()):
         monkeypatch.setenv(name, str(tmp_path))
     spec = load_sweep(path)
-    models = {model.name: model_facts("a") for model in spec.models}
-    tasks = {task.name: task_facts(task.name) for task in spec.tasks}
+    models = {m.name: model_facts(letter) for m, letter in zip(spec.models, "abc", strict=False)}
+    tasks = {task.name: task_facts(task.name, num_train=100_000) for task in spec.tasks}
     trials = expand(spec, models, tasks)
-    assert sum(trial.kind == "dense" for trial in trials) == len(spec.seeds) * len(spec.tasks)
+    num_dense = len(spec.seeds) * len(spec.tasks) * len(spec.models)
+    assert sum(trial.kind == "dense" for trial in trials) == num_dense
+
+
+def test_the_method_shows_the_presets_as_they_are() -> None:
+    """Renew it with: python -m search_spaces.preset_table."""
+    text = (ROOT / "docs" / "method.md").read_text()
+    shown = text.partition("<!-- presets -->\n")[2].partition("\n<!-- /presets -->")[0]
+    assert shown == preset_table()

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from scipy.stats import ttest_1samp
 
 from benchmarks import moved
 from benchmarks.machine import cpu_fingerprint
@@ -31,6 +32,7 @@ SWEEP = ROOT / "examples" / "minilm-sst2-trec.yaml"
 RESULTS = ROOT / "docs" / "results"
 RECORD = json.loads((RESULTS / "minilm-sst2-trec.json").read_text())
 BEFORE = json.loads((RESULTS / "minilm-sst2-trec-trainer1.json").read_text())
+EQUIVALENCE = json.loads((RESULTS / "equivalence.json").read_text())
 TASKS = ("sst2", "trec")
 SEEDS = (1, 2, 3)
 DELTA = 0.02
@@ -91,6 +93,34 @@ def test_the_page_tells_how_far_scores_moved_between_trainers() -> None:
     page = (ROOT / "docs" / "results.md").read_text()
     for line in (*moved.table(BEFORE, RECORD), *moved.speed(BEFORE, RECORD)):
         assert line in page, line
+
+
+def test_equivalence_follows_from_the_recorded_scores() -> None:
+    """Two one-sided tests by SciPy, paired over at least five seeds, say what is recorded."""
+    scores = {
+        (row["task"], row["variant"], row["seed"]): row["select"] for row in EQUIVALENCE["trials"]
+    }
+    delta, reference = EQUIVALENCE["delta"], EQUIVALENCE["reference"]
+    assert {row["task"] for row in EQUIVALENCE["comparisons"]} == set(TASKS)
+    for row in EQUIVALENCE["comparisons"]:
+        task, variant = row["task"], row["variant"]
+        seeds = [seed for at, name, seed in scores if (at, name) == (task, variant)]
+        assert len(seeds) == row["num_seeds"] >= 5
+        differences = [scores[task, variant, s] - scores[task, reference, s] for s in seeds]
+        below = ttest_1samp(differences, delta, alternative="less").pvalue
+        above = ttest_1samp(differences, -delta, alternative="greater").pvalue
+        assert row["is_equivalent"] == (max(below, above) < 0.05)
+
+
+def test_the_page_quotes_the_equivalence() -> None:
+    """Each comparison's interval and verdict."""
+    page = (ROOT / "docs" / "results.md").read_text()
+    for row in EQUIVALENCE["comparisons"]:
+        told = "equivalent" if row["is_equivalent"] else "not shown"
+        assert (
+            f"| {row['task']} | {row['variant']} | {row['num_seeds']} | "
+            f"{row['mean_difference']:+.4f}, {row['low']:+.4f} to {row['high']:+.4f} | {told} |"
+        ) in page
 
 
 @pytest.mark.slow

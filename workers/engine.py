@@ -100,10 +100,10 @@ class Engine:
         Args:
             spec: The trial.
             mask: Its mask; None = dense.
-            head: A carried head; None = the checkpoint's where the task starts from it, else
-                drawn from the trial's seed.
+            head: A carried or kept head; None = the checkpoint's where the task starts from it,
+                else drawn from the trial's seed.
             words: Which rows of the word embedding its training data use, shape (vocabulary,).
-            start: A control's start by canonical name; None = theta_0.
+            start: Another start than theta_0, by canonical name.
         """
         seed = stream(spec.seed, spec.task.data_sha256, "head") % 2**63
         first = draw_head(self.classifier, self.head, seed)
@@ -128,7 +128,7 @@ class Engine:
         # a gradient that holds the batch's rows only; a GPU adds such ones in any order
         few_rows = bool(rows) and not spec.recipe.weight_decay
         self._words.sparse = self.device.type == "cpu" and few_rows
-        self.optimizer.begin(spec.recipe, values, survivors, rows)
+        self.optimizer.begin(spec.recipe, values, survivors, rows, spec.steps_before)
 
     def _read_head(self, request: TrialRequest) -> dict[str, torch.Tensor]:
         """Return the checkpoint's head, where it is the one that the trial was planned with."""

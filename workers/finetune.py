@@ -55,6 +55,8 @@ def global_batches(
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the examples of each optimizer step; an epoch's last, smaller batch is kept.
 
+    The order of a trial that resumes goes on where its start was kept.
+
     Args:
         spec: The trial.
         train: The training tokens.
@@ -65,7 +67,8 @@ def global_batches(
         for batch in epoch_batches(spec, train, epoch):
             if taken == spec.recipe.train_steps:
                 return
-            yield batch
+            if taken >= spec.steps_before:
+                yield batch
             taken += 1
         epoch += 1
 
@@ -96,6 +99,7 @@ def finetune(
     shard: Shard,
     on_step: Callable[[int, float], None],
     position: tuple[int, int] = (0, 0),
+    keep: Callable[[int], None] = lambda step: None,
     problem: Problem | None = None,
 ) -> Trained:
     """Take all optimizer steps of a trial.
@@ -111,6 +115,7 @@ def finetune(
         shard: This rank's part.
         on_step: Told the step and its loss.
         position: (epoch, step) at which the random streams go on, from a carried state.
+        keep: Called after every step; may read the masters.
         problem: The task's kind; None = one label for each example.
 
     Raises:
@@ -120,7 +125,8 @@ def finetune(
     losses, num_tokens = [], 0
     keep_every = max(1, recipe.train_steps // NUM_LOSSES_KEPT)
     engine.classifier.train()
-    for step, indices in enumerate(global_batches(spec, train, position[0]), start=1):
+    batches = global_batches(spec, train, position[0])
+    for step, indices in enumerate(batches, start=spec.steps_before + 1):
         drop_seed = stream(spec.seed, spec.task.data_sha256, "dropout", position[1] + step)
         torch.manual_seed((drop_seed + shard.rank) % 2**63)
         hide_key = stream(spec.seed, spec.task.data_sha256, "mlm", position[1] + step)
@@ -135,6 +141,7 @@ def finetune(
             total += loss.detach()
             num_tokens += batch.num_tokens if weight else 0
         engine.step()
+        keep(step)
         if step % keep_every == 0 or step == recipe.train_steps:
             value = _over_ranks(total, shard)
             _check_finite(engine, step, value)

@@ -15,6 +15,7 @@ from search_spaces.trial import (
     Theta0Mask,
     TrainedMask,
 )
+from workers.arrow_file import check_model
 from workers.artifacts import read_artifact
 from workers.failures import TrialFailure
 from workers.mask import Mask, MaskMismatchError
@@ -51,29 +52,42 @@ def input_mask(request: TrialRequest) -> Mask | None:
     if source is None:
         return None
     prunable, seed_of = worker_prunable_set(request), request.spec.task.data_sha256
-    if isinstance(source, Theta0Mask):
-        weights = dict(iter_parameters(Path(request.model.folder)))
-        return theta0_magnitude(weights, prunable, source.num_removed).mask
     if isinstance(source, RandomInitMask):
         fresh = drawn(Path(request.model.folder), source.seed, seed_of, prunable.names)
         return theta0_magnitude(dict(fresh), prunable, source.num_removed).mask
     if isinstance(source, RandomMask):
         seed = stream(source.seed, seed_of, "random_mask")
         return random_uniform(prunable, source.num_removed, seed)
-    parent = parent_mask(request, prunable)
+    if isinstance(source, RandomLayerwiseMask):
+        reference = magnitude_mask(request, prunable, source.reference)
+        return random_layerwise(reference, stream(source.seed, seed_of, "random_mask"))
+    return magnitude_mask(request, prunable, source)
+
+
+def magnitude_mask(
+    request: TrialRequest, prunable: PrunableSet, source: TrainedMask | Theta0Mask
+) -> Mask:
+    """Return the mask that a parent pruned, or that of theta_0; errors as for ``input_mask``."""
     if isinstance(source, TrainedMask):
-        return parent
-    assert isinstance(source, RandomLayerwiseMask)
-    return random_layerwise(parent, stream(source.seed, seed_of, "random_mask"))
+        return parent_mask(request, prunable)
+    weights = dict(iter_parameters(Path(request.model.folder)))
+    return theta0_magnitude(weights, prunable, source.num_removed).mask
 
 
 def parent_mask(request: TrialRequest, prunable: PrunableSet) -> Mask:
-    """Return the mask that the parent trial left behind; errors as for ``input_mask``."""
+    """Return the mask that the parent trial left behind; errors as for ``input_mask``.
+
+    A source that kept its pooler out of all rankings (``keep-all``, method rule 10) moves to a
+    task whose masks cover the pooler with all of that matrix kept.
+    """
     wanted, file = request.spec.mask_parent, request.mask_file
     assert wanted and file, "the scheduler gives every child its parent's mask"
     data = read_artifact(file)
     try:
-        mask = read_mask(data, prunable, file.uri)
+        mask = read_mask(data, None, file.uri)
+        if mask.prunable == prunable.without_pooler():
+            mask = mask.widened(prunable)
+        check_model(mask.prunable, prunable, file.uri, "mask")
     except (MaskFileError, MaskMismatchError) as error:
         raise TrialFailure(FailureClass.USER_ERROR, str(error)) from error
     if mask.num_removed != wanted.num_removed:

@@ -153,6 +153,26 @@ class Mask:
         places = chunks(slice(0, len(self.bits)))
         return not any((self.bits[place] & ~other.bits[place]).any() for place in places)
 
+    def widened(self, prunable: PrunableSet) -> Mask:
+        """Return the mask over further matrices too, of which every weight is kept.
+
+        Raises:
+            MaskMismatchError: This mask has a matrix that ``prunable`` lacks.
+        """
+        shapes = dict(zip(prunable.names, prunable.shapes, strict=True))
+        own = dict(zip(self.prunable.names, self.prunable.shapes, strict=True))
+        if any(shapes.get(name) != shape for name, shape in own.items()):
+            raise MaskMismatchError(
+                f"A mask over {describe(self.prunable)} cannot be widened to "
+                f"{describe(prunable)}, which lacks some of its matrices. "
+                "Give a mask of the same model."
+            )
+        matrices = (
+            self.matrix(name) if name in own else np.ones(shape, dtype=np.bool_)
+            for name, shape in shapes.items()
+        )
+        return Mask.from_matrices(prunable, matrices)
+
     def check_comparable(self, other: Mask) -> None:
         """Refuse a mask of another prunable set.
 

@@ -99,6 +99,18 @@ def read_mask(data: bytes, prunable: PrunableSet | None, place: str) -> Mask:
     return mask
 
 
+def mask_metadata(data: bytes, place: str) -> dict[str, str]:
+    """Return what a mask file notes beside the mask: what ``write_mask`` was given, and its own.
+
+    Raises:
+        MaskFileError: The file cannot be read.
+    """
+    try:
+        return _parse(data)[0]
+    except UNREADABLE as error:
+        _refuse(place, f"it cannot be read ({type(error).__name__})", error)
+
+
 def _parse(data: bytes) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """Return schema metadata and rows."""
     with pa.ipc.open_file(pa.BufferReader(data)) as reader:

@@ -1,4 +1,4 @@
-"""Where a trial's backbone starts: theta_0, or what a control puts in its place (method rule 11).
+"""Where a trial's backbone starts: theta_0, kept weights, or what a control puts there (rule 11).
 
 The controls of Chen et al. 2020, arXiv 2007.12223, Table 2: all weights drawn anew (theta_0'), and
 the layers of theta_0 in another order (theta_0''; pertub_weight.py of BERT-Tickets).
@@ -14,27 +14,40 @@ import numpy.typing as npt
 import torch
 
 from search_spaces.checkpoint import iter_parameters
+from search_spaces.contracts import ArtifactRef
 from search_spaces.models import FAMILIES, num_layers_of, read_config
 from search_spaces.prunable import LAYER_MATRICES, PrunableSet
-from search_spaces.trial import OtherStart
+from search_spaces.trial import SavedWeights, Start
+from workers.kept_weights import KeptWeights
 from workers.seeds import permutation, stream
 
 Values = tuple[str, npt.NDArray[np.float32]]  # canonical name, fp32 in the parameter's shape
 
 
 def iter_start(
-    folder: Path, start: OtherStart | None, task_sha256: str, prunable: PrunableSet | None
+    folder: Path,
+    start: Start | None,
+    task_sha256: str,
+    prunable: PrunableSet | None,
+    kept: ArtifactRef | None = None,
 ) -> Iterator[Values]:
     """Yield where every backbone parameter starts, before its mask, sorted by name.
 
     Args:
         folder: The model.
-        start: A control's start; None = theta_0.
+        start: A control's start, or kept weights; None = theta_0.
         task_sha256: Names the random streams.
         prunable: The matrices that ``reinit-prunable`` draws anew.
+        kept: Where the kept weights are.
+
+    Raises:
+        TrialFailure: Kept weights are missing, or not what was committed.
     """
     if start is None:
         yield from iter_parameters(folder)
+    elif isinstance(start, SavedWeights):
+        assert kept is not None, "the scheduler gives every child its parent's files"
+        yield from KeptWeights.read(kept).backbone.items()
     elif start.kind == "layer-shuffle":
         yield from _shuffled(folder, stream(start.seed, task_sha256, "layer_perm"))
     elif start.kind == "reinit-all":

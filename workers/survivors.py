@@ -44,7 +44,14 @@ class SurvivorAdamW(torch.optim.Optimizer):
         super().__init__(list(self._names), {})
 
     @torch.no_grad()
-    def begin(self, recipe: Recipe, values: Tensors, survivors: Tensors, rows: Tensors) -> None:
+    def begin(
+        self,
+        recipe: Recipe,
+        values: Tensors,
+        survivors: Tensors,
+        rows: Tensors,
+        num_taken: int = 0,
+    ) -> None:
         """Put the model's weights where a trial starts, with moments and step at zero.
 
         Args:
@@ -52,9 +59,10 @@ class SurvivorAdamW(torch.optim.Optimizer):
             values: Exact fp32 values of every parameter.
             survivors: Places of the survivors of each pruned matrix.
             rows: Rows of embeddings that can get a gradient; used if nothing decays the others.
+            num_taken: Steps of the recipe that lie behind: where the learning rate goes on.
         """
         self.end()
-        self._recipe, self._num_taken = recipe, 0
+        self._recipe, self._num_taken = recipe, num_taken
         rows = {} if recipe.weight_decay else rows
         for parameter in self._names:
             exact = values[parameter].to(parameter.device)

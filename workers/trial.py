@@ -23,7 +23,7 @@ from search_spaces.contracts import (
 )
 from search_spaces.prunable import READ_EACH_TOKEN
 from search_spaces.tasks import secondary_metrics, task_source
-from search_spaces.trial import CARRY_ARTIFACT, INPUT_MASK_ARTIFACT
+from search_spaces.trial import CARRY_ARTIFACT, INPUT_MASK_ARTIFACT, weights_artifact
 from workers.arrays import ParameterArrays
 from workers.artifacts import read_artifact, write_artifact
 from workers.carry import Carried, starting_point
@@ -31,6 +31,7 @@ from workers.engine import Engine, Engines
 from workers.evaluate import evaluate
 from workers.finetune import Shard, finetune
 from workers.input_mask import input_mask, worker_prunable_set
+from workers.kept_weights import Arrays, KeptWeights
 from workers.mask import Mask
 from workers.mask_file import write_mask
 from workers.problems import evaluation_key, problem_of_trial
@@ -83,9 +84,16 @@ def run_trial(
     tokens = token_splits(spec.model, folder, spec.task, request.task, Path(request.cache_folder))
     mask = input_mask(request)
     carried = Carried.from_bytes(read_artifact(request.carry_file)) if request.carry_file else None
-    head = carried.head if carried and spec.recipe.head == "carry" else None
+    head: Arrays | None = carried.head if carried and spec.recipe.head == "carry" else None
+    if request.start_file:
+        head = KeptWeights.read(request.start_file).head
     start_values = partial(
-        iter_start, folder, spec.start, spec.task.data_sha256, mask.prunable if mask else None
+        iter_start,
+        folder,
+        spec.start,
+        spec.task.data_sha256,
+        mask.prunable if mask else None,
+        request.start_file,
     )
     words = tokens["train"].words(engine.num_words)
     engine.rewind(spec, mask, head, words, dict(start_values()) if spec.start else None)
@@ -97,8 +105,10 @@ def run_trial(
     def on_step(step: int, loss: float) -> None:
         reporter.step(step, spec.recipe.train_steps, loss)
 
+    kept: dict[str, ArtifactInfo] = {}
+    keep = partial(keep_weights, request, engine, shard, kept)
     problem = problem_of_trial(request)
-    trained = finetune(engine, spec, tokens["train"], shard, on_step, start, problem)
+    trained = finetune(engine, spec, tokens["train"], shard, on_step, start, keep, problem)
 
     clock.phase("evaluate")
     source = task_source(request.task.source)
@@ -120,13 +130,14 @@ def run_trial(
     epochs = -(-steps // -(-len(tokens["train"]) // spec.recipe.batch_size))
     carry = Carried(head_weights, start[0] + epochs, start[1] + steps)
     masks, files = publish(request, shard, mask, pruned, carry)
+    files |= kept
     return TrialResult(
         trial_key=spec.key,
         attempt=request.attempt,
         scores=scores,
         metric=spec.task.metric,
         losses=trained.losses,
-        num_steps=steps,
+        num_steps=spec.num_steps,
         num_train_tokens=trained.num_tokens,
         num_truncated=tokens["train"].num_truncated,
         input_mask=mask.info() if mask else None,
@@ -177,6 +188,21 @@ def publish(
         data = carry.to_bytes()
         files[CARRY_ARTIFACT] = write_artifact(request.attempt_uri, CARRY_ARTIFACT, data)
     return masks, files
+
+
+def keep_weights(
+    request: TrialRequest,
+    engine: Engine,
+    shard: Shard,
+    kept: dict[str, ArtifactInfo],
+    step: int,
+) -> None:
+    """Write the whole model after a step that another trial starts from; only rank 0 does."""
+    if step not in request.outputs.weights or shard.rank != 0:
+        return
+    masters = KeptWeights(engine.masters(engine.backbone), engine.masters(engine.head))
+    name, data = weights_artifact(step), masters.to_bytes()
+    kept[name] = write_artifact(request.attempt_uri, name, data)
 
 
 def pooler_policy(request: TrialRequest) -> dict[str, str]:

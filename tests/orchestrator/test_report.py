@@ -157,8 +157,10 @@ def test_a_best_ticket_below_an_undecided_level_says_so() -> None:
 def test_the_page_shows_the_numbers(report: Path) -> None:
     """Verdicts, controls, costs and identities are the ones that were measured."""
     text = words(report.read_text())
-    assert "10% best 100 3 0.8200 ± 0.0100 0.8200 ± 0.0100 +0.0000 +0.0000 yes" in text
-    assert "20% 200 3 0.5200 ± 0.0100 0.8200 ± 0.0100 −0.3000 −0.3000 no 0.4200 0.7200 no" in text
+    assert "10% best 100 3 0.8200 ± 0.0100 0.8200 ± 0.0100 +0.0000 [+0.0000, +0.0000]" in text
+    interval = "[−0.3000, −0.3000]"
+    assert f"0.5200 ± 0.0100 0.8200 ± 0.0100 −0.3000 {interval} −0.3000 no" in text
+    assert f"no 0.4200 0.7200 −0.3000 {interval} no" in text
     assert "20% random-uniform 0.5200 0.5200 +0.0000 +0.0000 no" in text
     assert "noninferior yes no 10% – 10%" in text
     assert "all 15 of 15 150 2,400 – 30.0 s – – 37.5 s 0.10 GiB" in text
@@ -187,6 +189,9 @@ def test_the_page_needs_no_other_file_and_the_figures_lie_beside_it(report: Path
         "curve-01-tiny-toy-report.png",
         "curve-01-tiny-toy-select.png",
         "report.html",
+        "trials.csv",
+        "trials.parquet",
+        "verdicts.csv",
     ]
     embedded = [base64.b64decode(data) for data in re.findall(r'base64,([^"]+)"', page)]
     files = [(folder / name).read_bytes() for name in reversed(names[:2])]

@@ -18,8 +18,8 @@ from search_spaces.models import ModelFacts, ModelSpecYaml, resolve_model
 from search_spaces.recipes import Recipe
 from search_spaces.resolve import TaskFacts, resolve_task
 from search_spaces.splits import HashSelect
-from search_spaces.sweep import TaskSpec
-from search_spaces.trial import MaskSource, OtherStart, Outputs, TrialSpec
+from search_spaces.task_specs import TaskSpec
+from search_spaces.trial import MaskSource, OtherStart, Outputs, SavedWeights, TrialSpec
 from workers.classifier import Classifier, draw_head, head_parameters, theta0_values
 
 WORDS = [
@@ -122,7 +122,8 @@ def request(
     *,
     mask: MaskSource | None = None,
     mask_file: ArtifactRef | None = None,
-    start: OtherStart | None = None,
+    start: OtherStart | SavedWeights | None = None,
+    start_file: ArtifactRef | None = None,
     outputs: Outputs | None = None,
     compute: Compute | None = None,
     seed: int = 1,
@@ -148,6 +149,7 @@ def request(
         model=model.place,
         task=task.place,
         mask_file=mask_file,
+        start_file=start_file,
         cache_folder=str(root / "cache"),
         compute=compute or Compute(),
     )

@@ -19,6 +19,21 @@ from workers.seeds import (
 )
 
 TASK = "ab" * 32
+GOLDEN = {
+    "head": 9017645594597500749,
+    "order": 7257025276052986742,
+    "dropout": 12098688060227768019,
+    "mlm": 248806291944106822,
+    "random_mask": 3619435278005802688,
+    "reinit": 3726223595988150724,
+    "layer_perm": 16170910962827287966,
+}
+PLACES = st.tuples(
+    st.integers(0, 2**63),
+    st.sampled_from([TASK, "cd" * 32]),
+    st.sampled_from(STREAMS),
+    st.lists(st.integers(0, 2**31), max_size=3),
+)
 
 
 def test_a_stream_is_the_start_of_a_hash() -> None:
@@ -29,7 +44,7 @@ def test_a_stream_is_the_start_of_a_hash() -> None:
 
 def test_golden_values() -> None:
     """Old results stay reproducible: these numbers never change."""
-    assert stream(1, TASK, "head") == 9017645594597500749
+    assert {name: stream(1, TASK, name) for name in STREAMS} == GOLDEN
     assert stream(1, TASK, "dropout", 2, 5) == 16710416032076267395
     assert epoch_order(1, TASK, 0, 10).tolist() == [1, 0, 9, 2, 8, 3, 4, 5, 6, 7]
     assert generator(1, TASK, "reinit").integers(1000, size=4).tolist() == [230, 542, 978, 687]
@@ -40,6 +55,30 @@ def test_streams_are_distinct() -> None:
     choices = product((0, 1, 10), (TASK, "cd" * 32), STREAMS, ((), (0,), (1,), (1, 0), (10,)))
     values = [stream(seed, task, name, *counters) for seed, task, name, counters in choices]
     assert len(set(values)) == len(values) == 3 * 2 * 7 * 5
+
+
+def test_no_stream_of_a_whole_sweep_meets_another() -> None:
+    """Ten seeds, two tasks, every stream, 300 steps or epochs, eight ranks: no torch seed twice.
+
+    torch takes 63 of the bits, and the ranks of a step draw dropout from seeds that follow each
+    other.
+    """
+    counters = [(), *((step,) for step in range(300)), *((epoch, 7) for epoch in range(50))]
+    grid = product(range(10), (TASK, "cd" * 32), STREAMS, counters)
+    values = np.array([stream(*place[:3], *place[3]) for place in grid], dtype=np.uint64)
+    ranks = np.arange(8, dtype=np.uint64)
+    seeds = (values[:, None] + ranks) % np.uint64(2**63)
+    assert len(np.unique(seeds)) == seeds.size == 10 * 2 * 7 * 351 * 8
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(PLACES, PLACES)
+def test_two_places_never_share_a_stream(
+    first: tuple[int, str, str, list[int]], second: tuple[int, str, str, list[int]]
+) -> None:
+    """Seeds are equal exactly where seed, task, name and all counters are."""
+    one, other = (stream(*place[:3], *place[3]) for place in (first, second))
+    assert (one == other) == (first == second)
 
 
 @settings(deadline=None)  # the machine may be busy

@@ -16,7 +16,7 @@ from search_spaces.models import ModelFacts, ModelSpecYaml, resolve_model
 from search_spaces.prunable import POOLER
 from search_spaces.resolve import resolve_task
 from search_spaces.splits import HashSelect
-from search_spaces.sweep import TaskSpec
+from search_spaces.task_specs import TaskSpec
 from search_spaces.trial import OtherStart, Outputs, PruneOutput, RandomMask, TrainedMask
 from tests.search_spaces.makers import data_folder
 from tests.workers.requests import request

@@ -17,8 +17,8 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from search_spaces.models import ModelFacts, ModelSpecYaml, resolve_model
 from search_spaces.resolve import resolve_task
 from search_spaces.splits import HashSelect
-from search_spaces.sweep import TaskSpec
 from search_spaces.task_facts import TaskFacts
+from search_spaces.task_specs import TaskSpec
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NAMES = ("anna", "boris", "clara", "david", "emma", "frank")

@@ -1,0 +1,171 @@
+"""The commands `tickets card` and `tickets registry`: look at what a search has registered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.report_text import show_percent, show_score, show_signed
+from orchestrator.screens import make_table
+from search_spaces.places import masked
+
+app = typer.Typer()
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@dataclass(frozen=True)
+class RegisteredTicket:
+    """A version of a registered model; numbers are None where nothing was noted.
+
+    ``status`` is withdrawn where no sweep holds the ticket for matching any longer.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    status: str
+    sparsity: float | None
+    num_seeds: int | None
+    metric: str
+    select_mean: float | None
+    difference: float | None
+    report_mean: float | None
+    report_difference: float | None
+    rule: str
+    method: str
+    sweep: str
+    flags: tuple[str, ...]
+    mask_sha256: str
+
+
+@app.command()
+def card(
+    ref: Annotated[
+        str,
+        typer.Argument(
+            metavar="REF",
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/ticket, or a ticket's folder.",
+        ),
+    ],
+    uri: Annotated[
+        str | None, typer.Option(help="MLflow tracking URI.", envvar="MLFLOW_TRACKING_URI")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a ticket's model card; with --json what it says as data."""
+    from orchestrator.tickets import find_ticket
+
+    found = find_ticket(ref, uri)
+    if as_json:
+        typer.echo(found.info().model_dump_json(indent=2))
+        return
+    from rich.markdown import Markdown  # loads a parser that no other command needs
+
+    Console().print(Markdown(found.card()))
+
+
+@app.command()
+def registry(
+    uri: Annotated[str, typer.Option(help="MLflow tracking URI.", envvar="MLFLOW_TRACKING_URI")],
+    as_json: AsJson = False,
+) -> None:
+    """List the registered tickets with their aliases, sparsest of each model and task first."""
+    found = registered_tickets(uri)
+    if as_json:
+        typer.echo(json.dumps([vars(ticket) for ticket in found], indent=2))
+        return
+    _show(Console(), found, uri)
+
+
+def registered_tickets(uri: str) -> list[RegisteredTicket]:
+    """Return every registered ticket, by name, sparsest first.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    from orchestrator.registry_versions import search_versions, ticket_models
+    from orchestrator.tracking_client import explained, open_client
+
+    client = open_client(uri)
+    found: list[RegisteredTicket] = []
+    with explained(uri):
+        for model in ticket_models(client):
+            for version in search_versions(client, f"name = '{model.name}'"):
+                number = int(version.version)
+                named = (a for a, at in model.aliases.items() if int(at) == number)
+                found.append(_ticket(model.name, number, tuple(sorted(named)), version.tags))
+    return sorted(found, key=lambda one: (one.name, -(one.sparsity or 0), one.version))
+
+
+def _ticket(
+    name: str, version: int, aliases: tuple[str, ...], tags: dict[str, str]
+) -> RegisteredTicket:
+    return RegisteredTicket(
+        name=name,
+        version=version,
+        aliases=aliases,
+        status=tags.get("status", ""),
+        sparsity=_number(tags, "sparsity"),
+        num_seeds=int(tags["num_seeds"]) if "num_seeds" in tags else None,
+        metric=tags.get("metric", ""),
+        select_mean=_number(tags, "select.mean"),
+        difference=_number(tags, "difference"),
+        report_mean=_number(tags, "report.mean"),
+        report_difference=_number(tags, "report.difference"),
+        rule=tags.get("rule", ""),
+        method=tags.get("method", ""),
+        sweep=tags.get("sweep", ""),
+        flags=tuple(filter(None, tags.get("flags", "").split(","))),
+        mask_sha256=tags.get("mask_sha256", ""),
+    )
+
+
+def _number(tags: dict[str, str], name: str) -> float | None:
+    return float(tags[name]) if name in tags else None
+
+
+def _show(console: Console, tickets: Sequence[RegisteredTicket], uri: str) -> None:
+    if not tickets:
+        console.print(
+            f"No ticket is registered at {masked(uri)}. 'tickets run' registers a sweep's winners.",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+        return
+    for name, own in groupby(tickets, key=lambda one: one.name):
+        console.print(_table(name, list(own)))
+    console.print(
+        "Load one with load_ticket('models:/MODEL@ALIAS') or 'models:/MODEL/V'; its card: tickets "
+        "card models:/MODEL@ALIAS. Chosen on select; 'vs dense' is the mean difference there.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _table(name: str, tickets: Sequence[RegisteredTicket]) -> Table:
+    """Return the table of one registered model."""
+    numbers = ("<sparsity", "<n", "<select", "<vs dense", "<report")
+    table = make_table(name, "<v", "aliases", "method*", *numbers)
+    for one in tickets:
+        is_over = one.status == "withdrawn"
+        table.add_row(
+            str(one.version),
+            "withdrawn" if is_over else "\n".join(f"@{alias}" for alias in one.aliases),
+            escape(one.method),
+            show_percent(one.sparsity),
+            str(one.num_seeds or ""),
+            show_score(one.select_mean),
+            show_signed(one.difference),
+            show_score(one.report_mean),
+            style="dim" if is_over else None,
+        )
+    return table

@@ -1,0 +1,109 @@
+"""How far the masks of a transfer table's sources overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+from orchestrator.compare_sides import mask_ref
+from orchestrator.statistics import mean
+from orchestrator.storage import Storage
+from orchestrator.store import Store
+from orchestrator.transfer_judging import transfer_cells
+from search_spaces.sweep import SweepSpec
+from search_spaces.trial import Trial, TrialSpec
+from workers.mask import Mask
+from workers.mask_algebra import overlap
+from workers.mask_file import read_mask
+
+
+@dataclass(frozen=True)
+class SourceOverlaps:
+    """Weights that two sources' masks both keep / that either keeps, mean over the seeds.
+
+    Attributes:
+        model: The model's name in the sweep.
+        names: Sources.
+        values: By row and column; None where a mask does not exist yet.
+        by_chance: What two random masks of this sparsity overlap by.
+    """
+
+    model: str
+    names: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    by_chance: float
+
+
+def source_overlaps(spec: SweepSpec, trials: Sequence[Trial], store: Store) -> list[SourceOverlaps]:
+    """Compare the masks of a sweep's transfer sources pair by pair, seed by seed.
+
+    Args:
+        spec: The sweep.
+        trials: Its trials.
+        store: Where the masks are.
+    """
+    found = []
+    specs = {trial.key: trial.spec for trial in trials}
+    for model, cells in transfer_cells(spec, trials).items():
+        masks = {
+            source: _masks(source, cells.cells, specs, store, spec.seeds)
+            for source in cells.sources
+        }
+        wide = max(
+            (m for by_seed in masks.values() for m in by_seed.values()), default=None, key=_n
+        )
+        if wide is None:
+            continue
+        comparable = {
+            source: {seed: mask.widened(wide.prunable) for seed, mask in by_seed.items()}
+            for source, by_seed in masks.items()
+        }
+        values = _matrix(cells.sources, comparable)
+        kept = 1 - cells.num_removed / wide.prunable.num_weights
+        found.append(SourceOverlaps(model, cells.sources, values, kept / (2 - kept)))
+    return found
+
+
+def _n(mask: Mask) -> int:
+    return mask.prunable.num_weights
+
+
+def _masks(
+    source: str,
+    cells: Mapping[tuple[str, str], Mapping[int, str]],
+    specs: Mapping[str, TrialSpec],
+    store: Store,
+    seeds: Sequence[int],
+) -> dict[int, Mask]:
+    """Return a source's mask of each seed, from whichever target's trial names it."""
+    found: dict[int, Mask] = {}
+    for seed in seeds:
+        for (row, _), keys in cells.items():
+            if row == source and seed in keys and seed not in found:
+                mask = _read(specs[keys[seed]], store)
+                if mask is not None:
+                    found[seed] = mask
+    return found
+
+
+def _read(spec: TrialSpec, store: Store) -> Mask | None:
+    if spec.mask_parent is not None and store.record(spec.mask_parent.parent) is None:
+        return None
+    ref = mask_ref(store, spec)
+    if ref is None:
+        return None
+    folder, _, name = ref.uri.rpartition("/")
+    data = Storage(folder).read(name)
+    return None if data is None else read_mask(data, None, ref.uri)
+
+
+def _matrix(
+    names: Sequence[str], masks: Mapping[str, Mapping[int, Mask]]
+) -> tuple[tuple[float | None, ...], ...]:
+    values: dict[tuple[str, str], float | None] = {}
+    for one, other in combinations_with_replacement(names, 2):
+        common = masks[one].keys() & masks[other].keys()
+        each = [overlap(masks[one][seed], masks[other][seed]) for seed in sorted(common)]
+        values[one, other] = values[other, one] = mean(each) if each else None
+    return tuple(tuple(values[row, column] for column in names) for row in names)

@@ -1,0 +1,348 @@
+"""`load_ticket` and `tickets card`: every form of reference, and every message."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from orchestrator import load_ticket
+from orchestrator.cli import main
+from orchestrator.ticket_card import render_card
+from orchestrator.tickets import find_ticket
+from search_spaces.errors import SpecError, UserError
+from search_spaces.trial import Role
+from tests.orchestrator.ticket_worlds import BERT_TINY, World, make_world
+from tests.workers.requests import make_model
+
+pytest.importorskip("cognition", reason="BERT-tiny's package is not installed")
+NAME = "tickets-bert-tiny-toy"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A registered sweep: 50% is version 1, 70% version 2."""
+    world = make_world(tmp_path_factory.mktemp("tickets"))
+    world.register()
+    return world
+
+
+@pytest.fixture
+def folder(world: World, tmp_path: Path) -> Path:
+    """A copy of the 70% ticket's folder."""
+    client = MlflowClient(world.uri)
+    run_id = client.get_model_version_by_alias(NAME, "s70").run_id
+    return Path(client.download_artifacts(run_id, "ticket", str(tmp_path)))
+
+
+def edited(folder: Path, **changes: object) -> Path:
+    """Change top-level fields of a folder's ticket.json."""
+    told = json.loads((folder / "ticket.json").read_text())
+    (folder / "ticket.json").write_text(json.dumps({**told, **changes}))
+    return folder
+
+
+def test_every_form_of_reference_leads_to_the_same_ticket(world: World, folder: Path) -> None:
+    """Alias, version, run and folder: the same mask, the same weights, the same metadata."""
+    run_id = MlflowClient(world.uri).get_model_version_by_alias(NAME, "s70").run_id
+    refs = [f"models:/{NAME}@sparsest-matching", f"models:/{NAME}/2", f"runs:/{run_id}/ticket"]
+    tickets = [load_ticket(ref, uri=world.uri) for ref in refs]
+    tickets += [load_ticket(folder), load_ticket(str(folder))]
+    first = tickets[0]
+    assert first.metadata is not None and first.num_revived() == 0
+    assert first.mask.sha256 == first.metadata.mask_of(None, "").sha256
+    assert first.mask.num_removed == first.metadata.num_removed == round(0.7 * 393216)
+    for other in tickets[1:]:
+        assert other.mask.sha256 == first.mask.sha256 and other.metadata == first.metadata
+        theirs = other.model.state_dict()
+        backbone = {n: v for n, v in first.model.state_dict().items() if "pooler" not in n}
+        assert all(torch.equal(value, theirs[name]) for name, value in backbone.items())
+
+
+def test_a_ticket_is_fine_tuned_with_plain_pytorch(world: World) -> None:
+    """Three steps of AdamW with weight decay: the loss falls, the zeros stay."""
+    ticket = load_ticket(f"models:/{NAME}@s70", uri=world.uri, num_labels=2)
+    ticket.keep_zeros()
+    model = ticket.model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    ids, labels = torch.arange(1000, 1032).reshape(4, 8), torch.tensor([0, 1, 0, 1])
+    losses = []
+    for _ in range(3):
+        loss = model(input_ids=ids, labels=labels).loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[2] < losses[0]
+    assert ticket.num_revived() == 0
+
+
+def test_seeds_choose_masks(world: World) -> None:
+    """By default the best on select, seed 3; another by its search seed."""
+    ref = f"models:/{NAME}@s70"
+    best, first = load_ticket(ref, uri=world.uri), load_ticket(ref, uri=world.uri, seed=1)
+    assert best.metadata is not None and best.metadata.default_seed == 3
+    masks = {mask.seed: mask.sha256 for mask in best.metadata.masks}
+    assert (best.mask.sha256, first.mask.sha256) == (masks[3], masks[1])
+    with pytest.raises(UserError, match=r"seed is 9, but the ticket has masks of .* 1, 2, 3\. Nam"):
+        load_ticket(ref, uri=world.uri, seed=9)
+
+
+def test_of_equally_good_masks_the_lowest_seed_is_the_default(tmp_path: Path, world: World) -> None:
+    make_world(tmp_path, world.uri, lambda role: 0.8, "ties").register("ties")
+    info = find_ticket("models:/tickets-bert-tiny-ties@s85", world.uri).info()
+    assert info.default_seed == 1
+
+
+def test_a_bare_mask_file_needs_a_model(folder: Path) -> None:
+    """It notes theta_0, which is checked; it has neither seeds nor a card."""
+    file = folder / "mask-seed2.arrow"
+    ticket = load_ticket(file, model=BERT_TINY)
+    assert ticket.metadata is None and ticket.num_revived() == 0
+    with pytest.raises(UserError, match=r"does not name its model\. Give model=, as a sweep's"):
+        load_ticket(file)
+    with pytest.raises(UserError, match="seed is 2, but a mask file holds one mask"):
+        load_ticket(file, model=BERT_TINY, seed=2)
+    with pytest.raises(UserError, match=r"tells nothing of its ticket.*tickets mask show"):
+        find_ticket(str(file)).card()
+
+
+def test_the_uri_may_come_from_the_environment(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", world.uri)
+    assert load_ticket(f"models:/{NAME}@s50").mask.num_removed == 196608
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(UserError, match=r"where is MLflow\? Give uri= \(--uri\), or set MLFLOW_TR"):
+        load_ticket(f"models:/{NAME}@s50")
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        ("nowhere", r"^'nowhere': no ticket is there\. Give 'models:/NAME@ALIAS'"),
+        ("models:/x", r"'models:/x': not a form that tickets are found by\. Give"),
+        ("models:/none@s70", rf"no registered model 'none' is at .*; tickets there: .*{NAME}"),
+        (f"models:/{NAME}@s99", r"no such version or alias.* 1, 2; its aliases: @s50, @s70, @spar"),
+        (f"models:/{NAME}/7", r"no such version or alias. Its versions: 1, 2; its aliases: @s50"),
+        ("runs:/00ff/ticket", r"no run '00ff' is at sqlite.*whether --uri names the right MLflow"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_says_what_there_is(
+    world: World, ref: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load_ticket(ref, uri=world.uri)
+
+
+def test_a_model_of_somebody_else_is_no_ticket(world: World) -> None:
+    client = MlflowClient(world.uri)
+    client.create_registered_model("theirs")
+    client.create_model_version("theirs", "file:///nowhere")
+    with pytest.raises(UserError, match="version 1 of theirs is no ticket of ours"):
+        load_ticket("models:/theirs/1", uri=world.uri)
+
+
+def test_a_run_without_a_ticket_is_refused(world: World) -> None:
+    client = MlflowClient(world.uri)
+    experiment = client.get_experiment_by_name("tickets").experiment_id
+    run_id = client.create_run(experiment).info.run_id
+    with pytest.raises(UserError, match=rf"runs:/{run_id}/ticket: holds no ticket.json, so it is"):
+        load_ticket(f"runs:/{run_id}/ticket", uri=world.uri)
+
+
+def test_mlflow_that_does_not_answer_is_said_within_seconds() -> None:
+    with socket.socket() as held:  # bound but not listening: every connection is refused
+        held.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"MLflow at '{dead}' does not answer"):
+            load_ticket(f"models:/{NAME}@s70", uri=dead)
+
+
+def test_a_folder_that_is_not_whole_is_refused(folder: Path) -> None:
+    (folder / "mask-seed3.arrow").unlink()
+    with pytest.raises(UserError, match=r"ticket: holds no mask-seed3.arrow, so it is no whole"):
+        load_ticket(folder)
+    (folder / "ticket.json").unlink()
+    with pytest.raises(UserError, match=r"ticket: holds no ticket.json, so it is no whole ticket"):
+        load_ticket(folder)
+
+
+def test_a_damaged_ticket_json_is_refused(folder: Path) -> None:
+    """Also one of a later version, whose fields this one cannot know."""
+    edited(folder, format_version=2)
+    with pytest.raises(UserError, match=r"ticket.json: no ticket.json of format version 1: form"):
+        load_ticket(folder)
+    (folder / "ticket.json").write_text("{")
+    with pytest.raises(
+        UserError, match=r"of format version 1: Invalid JSON.* Get the ticket again"
+    ):
+        load_ticket(folder)
+
+
+def test_a_damaged_mask_and_a_swapped_one_are_refused(folder: Path) -> None:
+    mask = folder / "mask-seed3.arrow"
+    whole = mask.read_bytes()
+    mask.write_bytes(whole[:-60])
+    with pytest.raises(UserError, match=r"mask-seed3.arrow: the mask file is damaged"):
+        load_ticket(folder)
+    shutil.copy(folder / "mask-seed1.arrow", mask)
+    with pytest.raises(UserError, match=r"mask-seed3.arrow: another mask than the ticket's: exp"):
+        load_ticket(folder)
+
+
+def test_another_model_than_the_tickets_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Other weights, other matrices noted, another function: each is named with both hashes."""
+    other = make_model(tmp_path / "other")
+    with pytest.raises(UserError, match=r"other: another theta_0 than the ticket's: expected sha"):
+        load_ticket(folder, model=str(other))
+    model = json.loads((folder / "ticket.json").read_text())["model"]
+    identity = {**model["identity"], "prunable_sha256": "0" * 64}
+    edited(folder, model={**model, "identity": identity})
+    with pytest.raises(UserError, match=r"another prunable set than the ticket's: expec"):
+        load_ticket(folder)
+    identity = {**model["identity"], "config_sha256": "1" * 64}
+    edited(folder, model={**model, "identity": identity})
+    with pytest.raises(UserError, match=r"another configuration than the ticket's: exp"):
+        load_ticket(folder)
+
+
+def test_a_model_that_is_not_at_hand_is_named(folder: Path) -> None:
+    """The ticket's own source may be gone; ``model=`` takes the same weights from elsewhere."""
+    model = json.loads((folder / "ticket.json").read_text())["model"]
+    edited(folder, model={**model, "source": "/not/here"})
+    with pytest.raises(SpecError, match=r"is '/not/here', which is no folder.*Or give model=, wh"):
+        load_ticket(folder)
+    assert load_ticket(folder, model=BERT_TINY).num_revived() == 0
+
+
+def test_the_cards_own_code_runs(world: World) -> None:
+    """Word for word, in a process that has nothing else; it fine-tunes as the card says."""
+    card = find_ticket(f"models:/{NAME}@s70", world.uri).card()
+    found = re.search(r"```python\n(.*?)```", card, re.S)
+    assert found is not None
+    script = found[1] + "\nprint(type(model).__name__, model.num_labels, ticket.num_revived())"
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "BertForSequenceClassification 2 0"
+
+
+def test_the_card_tells_what_there_is_to_tell(world: World) -> None:
+    """Scores with spread, all five rules, controls, lineage, matrices, limits; nothing missing."""
+    card = find_ticket(f"models:/{NAME}@s70", world.uri).card()
+    assert "| ticket | 3 | 0.8200 ± 0.0100 | 3 | 0.7200 ± 0.0100 |" in card
+    assert "| random-uniform | 3 | 0.5200 ± 0.0100 |" in card
+    for rule in ("noninferior (the sweep's)", "subnetwork_std", "full_std", "overlap", "strict"):
+        assert f"| {rule} | yes | yes |" in card
+    assert "| random-uniform | +0.3000 | +0.3000 | yes |" in card
+    assert card.count("none: dense") == 3 and "learning_rate 0.001" in card
+    assert "encoder.layer.1.output.dense.weight" in card and "## Limits" in card
+    assert "None" not in card and "{{" not in card and not re.search(r" $", card, re.M)
+    assert "\n\n\n\n" not in card
+
+
+def test_a_card_warns_where_there_is_reason_to(tmp_path: Path, world: World) -> None:
+    """One split for both, no control, a failing level before it, scores without any spread."""
+
+    def score(role: Role) -> float:
+        return 0.8 - 0.3 * (role.kind == "final" and role.sparsity < 0.6)
+
+    changes = {"splits": {"select": "report"}, "controls": [], "replicate": "finetune"}
+    made = make_world(tmp_path, world.uri, score, "warned", **changes)
+    made.register("warned")
+    card = find_ticket("models:/tickets-bert-tiny-warned@s70", world.uri).card()
+    assert "**a less sparse level does not**" in card and "may match by chance" in card
+    assert "**same_split**" in card and "The sweep ran none" in card
+    assert "- `noisy`: the ticket's deviation is 0" in card
+    assert "finetune: one mask, fine-tuned with each seed" in card
+    assert "holds" not in card.partition("## Scores")[0]
+
+
+def test_a_file_that_cannot_be_read_is_said(folder: Path) -> None:
+    (folder / "ticket.json").unlink()
+    (folder / "ticket.json").mkdir()
+    with pytest.raises(UserError, match=r"ticket.json: cannot be read: Is a directory\. Check"):
+        load_ticket(folder)
+
+
+def test_a_card_hides_credentials(world: World) -> None:
+    info = find_ticket(f"models:/{NAME}@s70", world.uri).info()
+    card = render_card(info, "runs:/1/ticket", "", NAME)
+    assert 'load_ticket("runs:/1/ticket", num_labels=2)' in card and "MLFLOW_TRACKING_URI" in card
+
+
+def test_the_card_of_a_task_without_classes_loads_the_backbone(world: World) -> None:
+    """A head for spans or words is not one of the classification head's."""
+    info = find_ticket(f"models:/{NAME}@s70", world.uri).info()
+    identity = info.task.identity.model_copy(update={"problem": "span"})
+    task = info.task.model_copy(update={"identity": identity})
+    card = render_card(info.model_copy(update={"task": task}), "runs:/1/ticket", "", NAME)
+    assert 'load_ticket("runs:/1/ticket")\n' in card and "num_labels" not in card
+    assert "This is the backbone alone" in card
+
+
+Say = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tickets", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def test_the_command_prints_the_card_or_the_data(world: World, folder: Path, say: Say) -> None:
+    code, told, _ = say("card", f"models:/{NAME}@s70", "--uri", world.uri)
+    assert code == 0 and "Ticket: bert-tiny for toy at 70% sparsity" in told
+    code, told, _ = say("card", str(folder), "--json")
+    assert code == 0 and json.loads(told) == json.loads((folder / "ticket.json").read_text())
+    code, told, wrong = say("card", "nowhere")
+    assert code == 2 and "no ticket is there" in wrong and told == ""
+
+
+def test_looking_imports_no_torch(world: World) -> None:
+    """Neither the package nor the two commands load what only training needs."""
+    heavy = "{'torch', 'ray', 'deepspeed', 'transformers'} & set(sys.modules)"
+    code = (
+        "import sys, orchestrator\n"
+        "assert 'mlflow' not in sys.modules and 'load_ticket' in orchestrator.__all__\n"
+        "from orchestrator import load_ticket\n"
+        "assert 'mlflow' not in sys.modules\n"
+        "from orchestrator.registry_commands import registered_tickets\n"
+        "from orchestrator.tickets import find_ticket\n"
+        f"assert registered_tickets({world.uri!r})\n"
+        f"find_ticket('models:/{NAME}@s70', {world.uri!r}).card()\n"
+        f"assert not {heavy}, {heavy}\n"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=300)
+
+
+def test_an_unknown_attribute_of_the_package_is_an_error() -> None:
+    import orchestrator
+
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        orchestrator.nothing  # noqa: B018

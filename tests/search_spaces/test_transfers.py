@@ -1,0 +1,128 @@
+"""Transfer tables expand into cells whose masks come from other tasks' lineages (rule 20)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from search_spaces.errors import SpecError
+from search_spaces.trial import Theta0Mask, TrainedMask, Trial
+from tests.search_spaces.makers import MINIMAL, sweep
+from tests.search_spaces.test_expand import trials_of
+
+SOURCE = MINIMAL["tasks"][0]["source"]
+TASKS = [{"name": name, "source": SOURCE} for name in ("a", "b", "c")]
+TRANSFER = {"sparsity": 0.75}
+
+
+def cells(trials: list[Trial]) -> dict[tuple[str, str, int], Trial]:
+    """Return the transfer trials by source, target and seed."""
+    return {
+        (role.source_task, role.task, role.seed): trial
+        for trial in trials
+        for role in trial.roles
+        if role.kind == "transfer"
+    }
+
+
+def test_a_table_of_three_tasks_adds_six_cells_a_seed() -> None:
+    """The diagonal is the tasks' own finals, which are not trained again."""
+    plain, trials = trials_of(tasks=TASKS), trials_of(tasks=TASKS, transfer=TRANSFER)
+    found = cells(trials)
+    assert len(found) == 3 * 2 * 3
+    assert len(trials) == len(plain) + len(found)
+    finals = {
+        (t.main_role.task, t.main_role.seed): t
+        for t in trials
+        if t.main_role.kind == "final" and t.main_role.level_index == 1
+    }
+    for (source, target, seed), trial in found.items():
+        assert trial.spec.mask == finals[source, seed].spec.mask
+        own = finals[target, seed].spec
+        assert trial.spec.model_copy(update={"mask": own.mask}) == own
+        assert trial.spec.num_removed == 750
+        assert trial.main_role.label == f"transfer:{source}>{target}:imp:0.75:s{seed}"
+
+
+def test_one_mask_serves_all_seeds_under_finetune() -> None:
+    """A transfer has its source's estimand (method rule 2)."""
+    found = cells(trials_of(tasks=TASKS, transfer=TRANSFER, replicate="finetune"))
+    masks = {trial.spec.mask for (source, _, _), trial in found.items() if source == "a"}
+    assert len(masks) == 1
+
+
+def test_theta0_is_a_row_of_its_own() -> None:
+    """Pruning theta_0: equal to the method one-shot-theta0, so trained once where both are."""
+    table = {**TRANSFER, "sources": ["a", "theta0"], "targets": ["a", "b"]}
+    found = cells(trials_of(tasks=TASKS, transfer=table))
+    assert {(source, target) for source, target, _ in found} == {
+        ("a", "b"),
+        ("theta0", "a"),
+        ("theta0", "b"),
+    }
+    assert found["theta0", "a", 1].spec.mask == Theta0Mask(num_removed=750)
+    both = trials_of(tasks=TASKS, transfer=table, methods=["imp", "one-shot-theta0"])
+    kinds = {role.kind for role in cells(both)["theta0", "a", 1].roles}
+    assert kinds == {"final", "transfer"}
+
+
+def test_adaptive_cells_wait_for_what_decides() -> None:
+    """All seeds but the first wait for the first one and for the target's own tickets."""
+    trials = trials_of(tasks=TASKS, transfer={**TRANSFER, "adaptive": True})
+    found = cells(trials)
+    own = {
+        t.main_role.seed: t.key for t in trials if t.main_role.label.startswith("final:b:imp:0.75")
+    }
+    first = found["a", "b", 1]
+    assert first.after == ()
+    for seed in (2, 3):
+        later = found["a", "b", seed]
+        assert set(later.after) == {first.key, *own.values()}
+        assert later.waits_for[0] == later.spec.parents[0]
+    plain = trials_of(tasks=TASKS, transfer=TRANSFER)
+    assert [t.key for t in plain] == [t.key for t in trials]  # waiting is no part of a key
+
+
+def test_a_cell_that_is_wanted_anyway_does_not_wait() -> None:
+    """Adaptive or not, what a sweep judges as a ticket runs."""
+    table = {**TRANSFER, "sources": ["theta0"], "adaptive": True}
+    both = trials_of(tasks=TASKS, transfer=table, methods=["imp", "one-shot-theta0"])
+    assert all(trial.after == () for trial in cells(both).values())
+
+
+def test_without_rewinding_a_masks_trial_still_starts_at_theta0() -> None:
+    """Rounds that never rewind make masks; they move to other tasks at theta_0."""
+    rewind = {"kind": "none", "finals": "theta0"}
+    found = cells(trials_of(tasks=TASKS, transfer=TRANSFER, rewind=rewind))
+    assert all(trial.spec.start is None for trial in found.values())
+    assert all(isinstance(trial.spec.mask, TrainedMask) for trial in found.values())
+
+
+def test_a_level_that_the_schedule_lacks_is_refused_with_the_nearest() -> None:
+    expected = (
+        "transfer.sparsity: is 0.6, but the schedule's levels are 0.5, 0.75. The nearest is 0.5"
+    )
+    with pytest.raises(SpecError, match=expected):
+        trials_of(tasks=TASKS, transfer={"sparsity": 0.6})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transfer": {"sparsity": 0.5, "targets": ["bb"]}}, "target 'bb'.*a task of the sweep"),
+        ({"transfer": {"sparsity": 0.5, "sources": ["theta"]}}, "source 'theta'.*Did you mean"),
+        ({"transfer": {"sparsity": 0.5, "sources": ["a", "a"]}}, "'a' more than once"),
+        (
+            {"transfer": {"sparsity": 0.5, "sources": [{"name": "a", "mask": "x.arrow"}]}},
+            "give the mask another name",
+        ),
+        ({"transfer": {"sparsity": 0.5, "method": "one-shot"}}, "one of the sweep's methods, imp"),
+        ({"transfer": {"sparsity": 1.5}}, "less than 1"),
+        ({"transfer": TRANSFER, "rewind": {"step": 2}}, "write rewind: theta0, or finals: theta0"),
+    ],
+)
+def test_bad_transfers_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        sweep(tasks=TASKS, **changes)
