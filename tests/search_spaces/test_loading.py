@@ -60,7 +60,7 @@ store: ${TICKETS_NO_SUCH}/runs
         "sweep.yaml: store: uses ${TICKETS_NO_SUCH}, but the environment has no TICKETS_NO_SUCH. "
         "Run: export TICKETS_NO_SUCH=...",
         "sweep.yaml: tasks[0].source.kind: is 'glue-foder', but must be one of glue-hub, "
-        "glue-folder, files, builtin, text, text-hub, squad, squad-hub. "
+        "glue-folder, files, builtin, text, builtin-words, text-hub, squad, squad-hub. "
         "Did you mean 'glue-folder'?",
     ]
 

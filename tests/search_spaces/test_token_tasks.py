@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from search_spaces import docstrings
+from search_spaces.corpus import read_corpus, text_file
 from search_spaces.datafiles import data_sha256
 from search_spaces.errors import SpecError
 from search_spaces.expand import expand
@@ -20,7 +22,12 @@ from search_spaces.tasks import (
     secondary_metrics,
     task_source,
 )
-from search_spaces.token_sources import SQUAD_REVISION, SquadHubSource, TextSource
+from search_spaces.token_sources import (
+    SQUAD_REVISION,
+    BuiltinWordsSource,
+    SquadHubSource,
+    TextSource,
+)
 from tests.search_spaces.makers import MINIMAL
 from tests.workers.token_tasks import (
     SPECIALS,
@@ -281,3 +288,19 @@ recipe: {train_steps: 10, learning_rate: 1.0e-4}
         "sweep: pooler: is 'keep', but must be one of theta0-magnitude, keep-all. Did you mean "
         "'keep-all'?",
     ]
+
+
+def test_the_embedded_sentences_are_a_text_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``builtin-words``: the docstrings' sentences without their labels, one a line."""
+    for split in ("train", "dev"):
+        rows = [json.dumps({"label": "torch", "text": f"Sentence {n} of {split}."}) for n in (1, 2)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+    monkeypatch.setattr(docstrings, "build", lambda folder: tmp_path)
+    source = BuiltinWordsSource()
+    assert read_corpus(source, "report") == ["Sentence 1 of dev.\n", "Sentence 2 of dev.\n"]
+    first = data_sha256(source)
+    text_file(source, "report").write_text("damaged")
+    assert data_sha256(source) == first  # written again
+    assert problem_of(source) == "masked-lm"
