@@ -64,20 +64,24 @@ def report_anew(
     """
     attempts = sorted((key, result.attempt) for key, result in results.items())
     digest = content_key([show(context.spec), attempts, sorted(failed.items())])
-    if _made_of(folder) == digest:
+    if _made_of(folder, context.spec.transfer is not None) == digest:
         return ()
     from orchestrator.report import write_report  # loads matplotlib
+    from orchestrator.source_masks import source_overlaps  # loads torch
 
-    files = write_report(context.spec, context.trials, results, failed, folder)
+    spec, trials = context.spec, context.trials
+    overlaps = source_overlaps(spec, trials, Store(spec.store))
+    files = write_report(spec, trials, results, failed, folder, overlaps)
     (folder / _MADE_OF).write_text(json.dumps({"digest": digest}))
     return files
 
 
-def _made_of(folder: Path) -> str | None:
+def _made_of(folder: Path, has_transfer: bool) -> str | None:
     """Return the digest of the report that a folder holds."""
     try:
         said: dict[str, str] = json.loads((folder / _MADE_OF).read_text())
     except (OSError, ValueError):
         return None
-    whole = all((folder / name).exists() for name in ("report.html", "trials.parquet"))
+    names = ["report.html", "trials.parquet", *(["transfers.csv"] if has_transfer else [])]
+    whole = all((folder / name).exists() for name in names)
     return said.get("digest") if whole else None
