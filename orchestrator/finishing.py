@@ -12,6 +12,7 @@ from orchestrator.registering import register_winners
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from orchestrator.tracking import MlflowTracker, experiment_of
+from orchestrator.transfer_judging import judge_transfers
 from search_spaces.canonical import content_key
 from search_spaces.contracts import TrialResult, TrialState
 from search_spaces.loading import show
@@ -45,10 +46,12 @@ def mirror_finished(context: SweepContext, tracker: MlflowTracker, store: Store)
     """Bring MLflow up to date with a sweep that has nothing left to run."""
     results, failed = ended(context, store)
     tracker.catch_up(context.trials, store)
-    judged = judge_sweep(context.spec, context.trials, results, failed)
-    tracker.log_verdicts(judged, context.spec.verdict.rule, context.spec.replicate)
+    spec, trials = context.spec, context.trials
+    judged = judge_sweep(spec, trials, results, failed)
+    transfers = judge_transfers(spec, trials, results)
+    tracker.log_verdicts(judged, spec.verdict.rule, spec.replicate, transfers)
     tracker.finish(succeeded=True)
-    register_winners(tracker, context.spec, context.trials, results, judged, store)
+    register_winners(tracker, spec, trials, results, judged, store)
 
 
 def report_anew(
