@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 import pytest
+from rich.console import Console
 
 from orchestrator.report import write_report
 from orchestrator.report_text import show_points, show_pvalue
@@ -15,6 +16,7 @@ from orchestrator.report_transfer import cell_word, count_text, source_sentence
 from orchestrator.transfer import DarkCount, TransferCell, TransferMatrix
 from orchestrator.transfer_judging import SourceOverlaps, judge_transfers
 from orchestrator.transfer_rows import TRANSFER_COLUMNS, transfer_table
+from orchestrator.transfer_screens import show_transfer
 from search_spaces.contracts import TrialResult
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import Trial
@@ -105,7 +107,7 @@ def test_a_sweep_without_a_transfer_looks_as_before(tmp_path: Path) -> None:
         (tmp_path / name).write_text("old")
     files = write_report(SWEEP, *small_world(), {}, tmp_path)
     page = files[0].read_text()
-    assert "ransfer" not in page.split("</style>")[1]
+    assert 'class="transfer"' not in page and "transfers.csv" not in page
     assert transfers_of(tmp_path) == ["transfer-notes.txt"]
 
 
@@ -130,6 +132,16 @@ def test_a_target_that_is_no_source_has_its_own_ticket_alone(tmp_path: Path) -> 
     assert largest.pvalue_holm == largest.pvalue
     text = words(write_report(spec, trials, results, {}, tmp_path)[0].read_text())
     assert "theta0: 1 of 2 tasks: a." in text and "a: 0 of" not in text
+
+
+def test_the_terminal_leaves_out_what_was_not_asked_for() -> None:
+    """A row of a task's own mask alone has one cell and no count."""
+    spec, trials = world(sources=["theta0"])
+    console = Console(width=100, record=True, file=io.StringIO())
+    show_transfer(console, judge_transfers(spec, trials, run(spec, trials)[1])[0])
+    rows = [line.split() for line in console.export_text().splitlines()]
+    assert ["a", "+0.00", "±0.00", "*"] in rows
+    assert ["theta0", "+10.00", "±0.00", "*", "-1.00", "±0.00", "1/2"] in rows
 
 
 def test_a_sentence_tells_dark_stopped_and_open_targets() -> None:
