@@ -145,8 +145,12 @@ def report(
     spec, place = context.spec, folder or report_folder(context.spec)
     from orchestrator.finishing import ended, tracker_of
     from orchestrator.report import write_report
+    from orchestrator.source_masks import source_overlaps
 
-    page, *beside = write_report(spec, context.trials, *ended(context, Store(spec.store)), place)
+    store = Store(spec.store)
+    overlaps = source_overlaps(spec, context.trials, store)
+    found = ended(context, store)
+    page, *beside = write_report(spec, context.trials, *found, place, overlaps)
     if as_json:  # said first: MLflow may be down, the report is there anyway
         figures = [str(path) for path in beside if path.suffix == ".png"]
         tables = [str(path) for path in beside if path.suffix != ".png"]

@@ -12,6 +12,7 @@ from orchestrator.registering import register_winners
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from orchestrator.tracking import MlflowTracker, experiment_of
+from orchestrator.transfer_judging import judge_transfers
 from search_spaces.canonical import content_key
 from search_spaces.contracts import TrialResult, TrialState
 from search_spaces.loading import show
@@ -45,10 +46,12 @@ def mirror_finished(context: SweepContext, tracker: MlflowTracker, store: Store)
     """Bring MLflow up to date with a sweep that has nothing left to run."""
     results, failed = ended(context, store)
     tracker.catch_up(context.trials, store)
-    judged = judge_sweep(context.spec, context.trials, results, failed)
-    tracker.log_verdicts(judged, context.spec.verdict.rule, context.spec.replicate)
+    spec, trials = context.spec, context.trials
+    judged = judge_sweep(spec, trials, results, failed)
+    transfers = judge_transfers(spec, trials, results)
+    tracker.log_verdicts(judged, spec.verdict.rule, spec.replicate, transfers)
     tracker.finish(succeeded=True)
-    register_winners(tracker, context.spec, context.trials, results, judged, store)
+    register_winners(tracker, spec, trials, results, judged, store)
 
 
 def report_anew(
@@ -64,20 +67,24 @@ def report_anew(
     """
     attempts = sorted((key, result.attempt) for key, result in results.items())
     digest = content_key([show(context.spec), attempts, sorted(failed.items())])
-    if _made_of(folder) == digest:
+    if _made_of(folder, context.spec.transfer is not None) == digest:
         return ()
     from orchestrator.report import write_report  # loads matplotlib
+    from orchestrator.source_masks import source_overlaps  # loads torch
 
-    files = write_report(context.spec, context.trials, results, failed, folder)
+    spec, trials = context.spec, context.trials
+    overlaps = source_overlaps(spec, trials, Store(spec.store))
+    files = write_report(spec, trials, results, failed, folder, overlaps)
     (folder / _MADE_OF).write_text(json.dumps({"digest": digest}))
     return files
 
 
-def _made_of(folder: Path) -> str | None:
+def _made_of(folder: Path, has_transfer: bool) -> str | None:
     """Return the digest of the report that a folder holds."""
     try:
         said: dict[str, str] = json.loads((folder / _MADE_OF).read_text())
     except (OSError, ValueError):
         return None
-    whole = all((folder / name).exists() for name in ("report.html", "trials.parquet"))
+    names = ["report.html", "trials.parquet", *(["transfers.csv"] if has_transfer else [])]
+    whole = all((folder / name).exists() for name in names)
     return said.get("digest") if whole else None

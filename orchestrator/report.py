@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from orchestrator import report_text
 from orchestrator.judging import SELECT, Judged, judge_sweep
 from orchestrator.report_curves import Curve, make_curves
+from orchestrator.report_pictures import Picture, picture_name
 from orchestrator.report_plots import draw_curves
-from orchestrator.report_rows import TRIAL_COLUMNS, row_files, verdict_table
+from orchestrator.report_rows import TRIAL_COLUMNS, csv_bytes, row_files, verdict_table
 from orchestrator.report_sections import (
     PHASES,
     MatrixTable,
@@ -30,7 +29,15 @@ from orchestrator.report_sections import (
 )
 from orchestrator.report_tables import VerdictRow, verdict_rows
 from orchestrator.report_text import Headline, headline
+from orchestrator.report_transfer import (
+    TransferSection,
+    cell_word,
+    count_text,
+    transfer_sections,
+)
 from orchestrator.rules import RULES
+from orchestrator.transfer_judging import SourceOverlaps, judge_transfers
+from orchestrator.transfer_rows import TRANSFER_COLUMNS, TRANSFERS_CSV, transfer_table
 from orchestrator.verdicts import RuleCurve
 from search_spaces.canonical import short
 from search_spaces.contracts import TrialResult
@@ -41,20 +48,8 @@ from search_spaces.task_specs import TaskSpec
 from search_spaces.trial import Trial
 
 REPORT_NAME = "report.html"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure: the name of its PNG file, the bytes, and what it shows in words."""
-
-    name: str
-    png: bytes
-    text: str
-
-    @property
-    def uri(self) -> str:
-        """The figure as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+# Written only by some reports; an older report's are removed.
+_OURS = ("curve-[0-9]*.png", "transfer-[0-9]*.png", "overlap-[0-9]*.png", TRANSFERS_CSV)
 
 
 @dataclass(frozen=True)
@@ -89,6 +84,7 @@ def write_report(
     results: Mapping[str, TrialResult],
     failed: Mapping[str, str],
     folder: Path,
+    overlaps: Sequence[SourceOverlaps] = (),
 ) -> tuple[Path, ...]:
     """Write ``report.html``, its figures as PNG files and its rows; replaces an older report's.
 
@@ -98,6 +94,7 @@ def write_report(
         results: Committed results by trial key; those of other sweeps are ignored.
         failed: Why a trial failed for good, by its key.
         folder: Where to write; made if it does not exist.
+        overlaps: Of the masks of a transfer's sources, where they are known.
 
     Returns:
         The HTML file, which needs no other file, the figures, and the tables of rows.
@@ -115,22 +112,26 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
     judged = judge_sweep(spec, trials, own, failed)
     sections = _sections(spec, judged, make_curves(spec, judged, trials, own), own)
-    page = _render(spec, trials, own, failed, sections)
-    deltas = {task.name: spec.delta_of(task) for task in spec.tasks}
+    transferred = judge_transfers(spec, trials, own)
+    transfers = transfer_sections(spec, transferred, overlaps)
+    page = _render(spec, trials, own, failed, sections, transfers)
+    deltas = _deltas(spec)
     verdicts = verdict_table(verdict_rows(judged, spec.verdict.rule), spec.verdict.rule, deltas)
     tables = row_files(trials, own, failed, verdicts)
-    pictures = [picture for section in sections for picture in section.pictures]
-    names = {picture.name for picture in pictures}
+    if transferred:
+        tables[TRANSFERS_CSV] = csv_bytes(transfer_table(transferred, deltas))
+    pictures = [one for section in sections for one in section.pictures]
+    pictures += [one for section in transfers for one in section.pictures]
+    files = (*(picture.name for picture in pictures), *tables)
     with _writing(folder):
         for picture in pictures:
             _replace(folder / picture.name, picture.png)
         _replace(folder / REPORT_NAME, page.encode())
         for name, data in tables.items():
             _replace(folder / name, data)
-        for path in folder.glob("curve-[0-9]*.png"):
-            if path.name not in names:
+        for path in (path for pattern in _OURS for path in folder.glob(pattern)):
+            if path.name not in files:
                 path.unlink()
-    files = (*(picture.name for picture in pictures), *tables)
     return folder / REPORT_NAME, *(folder / name for name in files)
 
 
@@ -204,8 +205,7 @@ def _pictures(curves: Sequence[Curve], section: int) -> tuple[Picture, ...]:
 
 
 def _picture(curve: Curve, png: bytes, section: int) -> Picture:
-    # A model's name may hold anything; the number keeps apart what the cleaning makes equal.
-    title = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{curve.model}-{curve.task}-{curve.split}")
+    name = picture_name("curve", section, curve.model, curve.task, curve.split)
     levels = ", ".join(report_text.show_percent(level) for level in curve.levels)
     series = ", ".join(one.name for one in (*curve.tickets, *curve.controls))
     split = "select and report" if curve.same_split else curve.split
@@ -213,7 +213,7 @@ def _picture(curve: Curve, png: bytes, section: int) -> Picture:
         f"{curve.metric} of {curve.task} on {split} at {levels} sparsity: {series} and dense; "
         "the numbers are in the tables below."
     )
-    return Picture(f"curve-{section:02d}-{title}.png", png, text)
+    return Picture(name, png, text)
 
 
 def _render(
@@ -222,12 +222,15 @@ def _render(
     results: Mapping[str, TrialResult],
     failed: Mapping[str, str],
     sections: Sequence[Section],
+    transfers: Sequence[TransferSection],
 ) -> str:
     models, tasks = identities(trials)
     return _template().render(
         spec=spec,
         css=_resource("report.css"),
         sections=sections,
+        transfers=transfers,
+        deltas=_deltas(spec),
         num_trials=len(trials),
         num_results=len(results),
         failures=failure_rows(trials, failed),
@@ -244,12 +247,17 @@ def _render(
         code_versions=sorted({trial.spec.code_version for trial in trials}),
         missing=report_text.MISSING,
         columns=TRIAL_COLUMNS,
+        transfer_columns=TRANSFER_COLUMNS,
     )
 
 
 def _template() -> Template:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_resource),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "score": report_text.show_score,
@@ -260,8 +268,16 @@ def _template() -> Template:
         "count": report_text.show_count,
         "seconds": report_text.show_seconds,
         "short": short,
+        "points": report_text.show_points,
+        "pvalue": report_text.show_pvalue,
+        "cell_word": cell_word,
+        "count_text": count_text,
     }
-    return environment.from_string(_resource("report.html.j2"))
+    return environment.get_template("report.html.j2")
+
+
+def _deltas(spec: SweepSpec) -> dict[str, float]:
+    return {task.name: spec.delta_of(task) for task in spec.tasks}
 
 
 def _resource(name: str) -> str:

@@ -28,7 +28,7 @@ TRIALS_CSV, TRIALS_PARQUET, VERDICTS_CSV = "trials.csv", "trials.parquet", "verd
 # Name: type and meaning. A star stands for one column for each of what follows.
 TRIAL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     "key": (pa.string(), "the trial's key"),
-    "kind": (pa.string(), "dense, final, control or round: the trial's first role"),
+    "kind": (pa.string(), "dense, final, control, transfer or round: the trial's first role"),
     "roles": (pa.string(), "all of its roles, with commas between them"),
     "model": (pa.string(), "name in the sweep"),
     "task": (pa.string(), "name in the sweep"),
@@ -173,7 +173,7 @@ def _identity(trial: Trial) -> dict[str, Any]:
         "key": trial.key,
         "roles": ", ".join(dict.fromkeys(role.label for role in trial.roles)),
         **{name: getattr(role, name) for name in (*copied, "level_index")},
-        "source_task": getattr(role, "source_task", None),
+        "source_task": role.source_task or None,
         "sparsity": trial.spec.num_removed / trial.spec.model.num_prunable,
         "num_removed": trial.spec.num_removed,
         "num_prunable": trial.spec.model.num_prunable,

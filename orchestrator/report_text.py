@@ -51,6 +51,26 @@ def show_signed(value: Number | None) -> str:
     return MISSING if value is None else f"{value + 0:+.4f}".replace("-", MINUS)
 
 
+def show_points(value: Number | None, sign: str = "") -> str:
+    """Return a fraction of the metric as points; what rounds to zero has no sign.
+
+    Args:
+        value: The fraction.
+        sign: '+' where rises shall have theirs too.
+    """
+    if value is None:
+        return MISSING
+    points = round(100 * float(value), 2) or 0.0
+    return format(points, f"{sign if points else ''}.2f").replace("-", MINUS)
+
+
+def show_pvalue(value: float | None) -> str:
+    """Return a p-value with three digits; one below what they tell reads as a bound."""
+    if value is None:
+        return MISSING
+    return "< 0.0001" if value < 1e-4 else f"{value:.3g}"
+
+
 def show_interval(interval: tuple[float, float] | None) -> str:
     """Return an interval of differences as ``[low, high]``."""
     if interval is None:

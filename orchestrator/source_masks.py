@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 from orchestrator.compare_sides import mask_ref
 from orchestrator.statistics import mean
 from orchestrator.storage import Storage
 from orchestrator.store import Store
-from orchestrator.transfer_judging import transfer_cells
+from orchestrator.transfer_judging import SourceOverlaps, transfer_cells
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import Trial, TrialSpec
 from workers.mask import Mask
 from workers.mask_algebra import overlap
 from workers.mask_file import read_mask
-
-
-@dataclass(frozen=True)
-class SourceOverlaps:
-    """Weights that two sources' masks both keep / that either keeps, mean over the seeds.
-
-    Attributes:
-        model: The model's name in the sweep.
-        names: Sources.
-        values: By row and column; None where a mask does not exist yet.
-        by_chance: What two random masks of this sparsity overlap by.
-    """
-
-    model: str
-    names: tuple[str, ...]
-    values: tuple[tuple[float | None, ...], ...]
-    by_chance: float
 
 
 def source_overlaps(spec: SweepSpec, trials: Sequence[Trial], store: Store) -> list[SourceOverlaps]:

@@ -7,17 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 
 from orchestrator.judging import Judged
 from orchestrator.registry import Candidate, TicketRegistry
 from orchestrator.store import Store
 from orchestrator.tracking_client import (
     ANSWER_TIMEOUT_S,
-    active_experiment,
     explained,
+    found_or_made_experiment,
     open_client,
     quoted,
     search_all,
@@ -30,6 +28,9 @@ from orchestrator.tracking_rows import (
     trial_tags,
     verdict_rows,
 )
+from orchestrator.tracking_transfer import TRANSFER_VERDICT, transfer_verdicts
+from orchestrator.transfer_judging import TransferTable
+from orchestrator.transfer_rows import transfer_data
 from search_spaces.canonical import content_key
 from search_spaces.contracts import TrialResult
 from search_spaces.sweep import SweepSpec
@@ -78,7 +79,7 @@ class MlflowTracker:
         self._client = open_client(uri, timeout_s)
         tags = {"kind": "sweep", "sweep": sweep, "sweep_hash": sweep_hash}
         with explained(uri):
-            self._experiment_id = _experiment_id(self._client, uri, experiment)
+            self._experiment_id = found_or_made_experiment(self._client, uri, experiment)
             run = self._found_or_made(tags, f"sweep:{sweep}", tags)
         self._parent_id: str = run.info.run_id
 
@@ -110,8 +111,16 @@ class MlflowTracker:
         self.num_done += 1
         return str(run.info.run_id)
 
-    def log_verdicts(self, judged: Iterable[Judged], rule: str, replicate: str) -> None:
-        """Make the sweep's verdict runs exactly these: one per (model, task, method, level, rule).
+    def log_verdicts(
+        self,
+        judged: Iterable[Judged],
+        rule: str,
+        replicate: str,
+        transfers: Sequence[TransferTable] = (),
+    ) -> None:
+        """Make the sweep's verdict runs exactly these.
+
+        There is one per (model, task, method, level, rule), and one per cell of a transfer table.
 
         What no longer holds is withdrawn before anything is written: whoever looks in between, or
         after a kill, finds too few verdicts and no wrong one.
@@ -120,12 +129,14 @@ class MlflowTracker:
             judged: Curves on the select and the report split.
             rule: The sweep's own rule, tagged ``default_rule``.
             replicate: What a replicate is, so which quantity is estimated (method rule 2).
+            transfers: Judged tables on both splits; kept whole as ``transfer.json`` as well.
         """
         common = {"sweep": self._sweep, "sweep_hash": self._sweep_hash, "superseded": "false"}
         common |= {"default_rule": rule, "replicate": replicate}
         common["mlflow.parentRunId"] = self._parent_id
         wanted: dict[str, _Verdict] = {}
-        for identity, name, metrics, tags in verdict_rows(list(judged)):
+        rows = [*verdict_rows(list(judged)), *transfer_verdicts(transfers)]
+        for identity, name, metrics, tags in rows:
             key = content_key([self._sweep, self._sweep_hash, *identity])
             wanted[key] = name, metrics, {**tags, **common, "verdict_key": key}
         with explained(self.uri):
@@ -135,6 +146,8 @@ class MlflowTracker:
                 if key not in kept:
                     self._write_verdict(*verdict)
                     self.num_done += 1
+            if transfers:
+                self._client.log_dict(self._parent_id, transfer_data(transfers), "transfer.json")
 
     def catch_up(self, trials: Iterable[Trial], store: Store) -> int:
         """Mirror every committed trial; return how many there are."""
@@ -187,17 +200,22 @@ class MlflowTracker:
     def _withdraw_others(self, wanted: Mapping[str, _Verdict]) -> set[str]:
         """Withdraw the name's verdict runs that are not wanted as they are; return whose are."""
         kept: set[str] = set()
-        condition = f"tags.kind = 'verdict' and tags.sweep = {quoted(self._sweep)}"
-        for run in search_all(self._client, self._experiment_id, condition):
+        for run in self._verdict_runs():
             key = run.data.tags.get("verdict_key", "")
             if key in wanted and key not in kept and _holds(run, wanted[key]):
                 kept.add(key)
             elif key in wanted:  # MLflow cannot take a metric away, so the run goes
                 self._client.delete_run(run.info.run_id)
             elif run.data.tags.get("superseded") != "true":
-                tags = {"superseded": "true", "contiguous": "false"}
-                self._log(run, {}, _now_ms(), tags)
+                tags = {"contiguous": "false"} if "contiguous" in run.data.tags else {}
+                self._log(run, {}, _now_ms(), {**tags, "superseded": "true"})
         return kept
+
+    def _verdict_runs(self) -> list[Run]:
+        """Return the verdict runs of the sweep's name, of every set of trials."""
+        sweep = f"tags.sweep = {quoted(self._sweep)}"
+        asked = [f"tags.kind = '{kind}' and {sweep}" for kind in ("verdict", TRANSFER_VERDICT)]
+        return [run for one in asked for run in search_all(self._client, self._experiment_id, one)]
 
     def _write_verdict(self, name: str, metrics: Mapping[str, float], tags: dict[str, str]) -> None:
         run = self._client.create_run(self._experiment_id, tags=tags, run_name=name)
@@ -266,23 +284,6 @@ def _holds(run: Run, verdict: _Verdict) -> bool:
     dropped = {name for name in told if name.startswith("beats.")} - tags.keys()
     is_same = tags.items() <= told.items() and not dropped and metrics == run.data.metrics
     return is_same and run.info.status == "FINISHED"
-
-
-def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    found = active_experiment(client, uri, name)
-    if found is not None:
-        return found
-    place = None
-    if uri.startswith("sqlite:///"):  # else files would lie below the current folder
-        folder = Path(uri.removeprefix("sqlite:///").split("?")[0]).absolute().parent
-        place = (folder / "mlartifacts" / content_key(name)[:10]).as_uri()
-    try:
-        return str(client.create_experiment(name, artifact_location=place))
-    except MlflowException:
-        found = active_experiment(client, uri, name)  # somebody else was quicker
-        if found is None:
-            raise
-        return found
 
 
 def _now_ms() -> int:

@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from search_spaces.canonical import content_key
 from search_spaces.errors import UserError
 from search_spaces.places import masked
 
@@ -95,6 +96,28 @@ def active_experiment(client: MlflowClient, uri: str, name: str) -> str | None:
             "tracking.experiment."
         )
     return str(found.experiment_id)
+
+
+def found_or_made_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    """Return an experiment's id; one that is made keeps its files beside a SQLite database.
+
+    Raises:
+        UserError: It was deleted.
+    """
+    found = active_experiment(client, uri, name)
+    if found is not None:
+        return found
+    place = None
+    if uri.startswith("sqlite:///"):  # else files would lie below the current folder
+        folder = Path(uri.removeprefix("sqlite:///").split("?")[0]).absolute().parent
+        place = (folder / "mlartifacts" / content_key(name)[:10]).as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=place))
+    except MlflowException:
+        found = active_experiment(client, uri, name)  # somebody else was quicker
+        if found is None:
+            raise
+        return found
 
 
 def search_all(client: MlflowClient, experiment_id: str, condition: str) -> list[Run]:

@@ -16,6 +16,7 @@ from orchestrator.retries import Cause
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
 from orchestrator.tracking_client import first_line
+from orchestrator.transfer_judging import judge_transfers
 from search_spaces.contracts import Failed, TrialResult
 from search_spaces.errors import UserError
 from search_spaces.places import masked
@@ -168,8 +169,9 @@ class TrackingListener(SilentListener):
         self._mirrored.add(trial.key)
 
     def _judge(self) -> None:
-        judged = self._judged()
-        self._tracker.log_verdicts(judged, self._spec.verdict.rule, self._spec.replicate)
+        spec, judged = self._spec, self._judged()
+        transfers = judge_transfers(spec, list(self._trials.values()), self._results)
+        self._tracker.log_verdicts(judged, spec.verdict.rule, spec.replicate, transfers)
         self._tracker.finish(self._outcome is not None and self._outcome.succeeded)
 
     def _register(self) -> None:

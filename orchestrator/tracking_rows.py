@@ -46,7 +46,9 @@ def trial_metrics(trial: Trial, result: TrialResult) -> dict[str, float]:
 def trial_tags(trial: Trial, result: TrialResult) -> dict[str, str]:
     """Return what trials are filtered by, and what differs between attempts."""
     role = trial.main_role
+    tags = {"source_task": role.source_task} if role.source_task else {}
     return {
+        **tags,
         "kind": trial.kind,
         "roles": ",".join(sorted({r.label for r in trial.roles})),
         "method": role.method or "dense",

@@ -32,7 +32,9 @@ from orchestrator.statistics import (
 )
 
 Pair: TypeAlias = tuple[str, str]  # source, target
-CellState: TypeAlias = Literal["judged", "diagonal", "lost_futility", "undecided", "not_run"]
+CellState: TypeAlias = Literal[
+    "judged", "diagonal", "lost_futility", "undecided", "not_run", "not_asked"
+]
 
 FUTILITY_STDS = 4
 FUTILITY_DELTAS = 3
@@ -52,6 +54,7 @@ class TransferScores:
         dense: Score by seed of each target without a mask.
         deltas: For each target the largest loss that `noninferior` accepts, in its metric's units.
         lost_futility: Cells that were stopped because they were lost.
+        own_only: Rows that are no sources: targets whose own mask alone is compared with.
     """
 
     sources: tuple[str, ...]
@@ -60,6 +63,7 @@ class TransferScores:
     dense: Mapping[str, Scores]
     deltas: Mapping[str, Number]
     lost_futility: frozenset[Pair] = frozenset()
+    own_only: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class TransferCell:
         target: The task that it was fine-tuned on.
         state: 'judged' where every seed has a score; 'diagonal' where that holds of a task's own
             mask; 'lost_futility' where the cell was stopped: what is there is shown, and nothing
-            is judged on it; 'undecided' where a seed has no score; 'not_run' where none has.
+            is judged on it; 'undecided' where a seed has no score; 'not_run' where none has;
+            'not_asked' where the row is no source, so that the cell belongs to no count or test.
         n: Seeds with a score.
         mean: Of the scores; where the cell was stopped, of those there are.
         std: Of the scores, ddof 1.
@@ -198,13 +203,15 @@ def _cell(scores: TransferScores, pair: Pair) -> TransferCell:
     cell = TransferCell(*pair, state=_state(scores, pair), n=num_paired(own, own))
     if cell.state == "lost_futility":
         return _stopped(cell, own, dense)
-    if cell.state in ("undecided", "not_run"):
+    if cell.state in ("undecided", "not_run", "not_asked"):
         return cell
     same_task = scores.cells.get((pair[1], pair[1]), {})
     return _against_dense(_scored(cell, own, same_task), own, dense, scores.deltas[pair[1]])
 
 
 def _state(scores: TransferScores, pair: Pair) -> CellState:
+    if pair[0] in scores.own_only and pair[0] != pair[1]:
+        return "not_asked"
     own = scores.cells.get(pair, {})
     if complete(own):
         return "diagonal" if pair[0] == pair[1] else "judged"
@@ -254,7 +261,7 @@ def _gains(ours: Scores, theirs: Scores) -> list[float]:
 
 def _corrected(cells: Mapping[Pair, TransferCell]) -> dict[Pair, TransferCell]:
     """Return the cells with p-values corrected over all of those off the diagonal."""
-    family = [pair for pair in cells if pair[0] != pair[1]]
+    family = [pair for pair, cell in cells.items() if _is_asked(cell)]
     pvalues = [cells[pair].pvalue for pair in family]
     adjusted = holm([1.0 if pvalue is None else pvalue for pvalue in pvalues])
     tested = {
@@ -265,8 +272,13 @@ def _corrected(cells: Mapping[Pair, TransferCell]) -> dict[Pair, TransferCell]:
     return {pair: replace(cell, pvalue_holm=tested.get(pair)) for pair, cell in cells.items()}
 
 
+def _is_asked(cell: TransferCell) -> bool:
+    """Whether a cell is one of those that are counted and tested: off the diagonal, of a source."""
+    return cell.source != cell.target and cell.state != "not_asked"
+
+
 def _count(source: str, cells: Mapping[Pair, TransferCell]) -> DarkCount:
-    own = [cell for cell in cells.values() if cell.source == source != cell.target]
+    own = [cell for cell in cells.values() if cell.source == source and _is_asked(cell)]
     known = [cell for cell in own if cell.dark is not None or cell.state == "lost_futility"]
     return DarkCount(sum(cell.dark is True for cell in own), len(known), len(own))
 

@@ -22,7 +22,8 @@ def transfer(
     """Show the sweep's transfer table, source by target, and how far its masks overlap."""
     from orchestrator.source_masks import source_overlaps
     from orchestrator.transfer_judging import judge_transfers
-    from orchestrator.transfer_screens import show_source_overlaps, show_transfer, transfer_data
+    from orchestrator.transfer_rows import transfer_data
+    from orchestrator.transfer_screens import show_source_overlaps, show_transfer
 
     if split not in ("select", "report"):
         raise UserError(f"split '{split}' is not known. Use select or report.")

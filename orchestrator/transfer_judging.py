@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from orchestrator.judging import REPORT, SELECT
 from orchestrator.transfer import (
     Pair,
+    TransferCell,
     TransferMatrix,
     TransferScores,
     is_futile,
@@ -43,13 +44,46 @@ class TransferCells:
 
 @dataclass(frozen=True)
 class TransferTable:
-    """A judged table: ``split`` is ``select``, which decides, or ``report``, which is told."""
+    """A judged table of one model and split.
+
+    Attributes:
+        model: The model's name in the sweep.
+        split: ``select``, which decides, or ``report``, which is told.
+        sparsity: As the sweep has it.
+        num_removed: K, equal in all cells.
+        matrix: What was judged.
+        trial_keys: By cell those trials that have a result, by replicate.
+    """
 
     model: str
     split: str
     sparsity: float
     num_removed: int
     matrix: TransferMatrix
+    trial_keys: Mapping[Pair, Keys] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> dict[Pair, TransferCell]:
+        """The cells that the sweep asks for, each source's row after the other."""
+        cells = self.matrix.cells
+        return {pair: cell for pair, cell in cells.items() if cell.state != "not_asked"}
+
+
+@dataclass(frozen=True)
+class SourceOverlaps:
+    """Weights that two sources' masks both keep / that either keeps, mean over the seeds.
+
+    Attributes:
+        model: The model's name in the sweep.
+        names: Sources.
+        values: By row and column; None where a mask does not exist yet.
+        by_chance: What two random masks of this sparsity overlap by.
+    """
+
+    model: str
+    names: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    by_chance: float
 
 
 def transfer_cells(spec: SweepSpec, trials: Iterable[Trial]) -> dict[str, TransferCells]:
@@ -101,10 +135,15 @@ def judge_transfers(
     for model, cells in transfer_cells(spec, trials).items():
         lost = frozenset(pair for pair in cells.cells if is_lost(spec, cells, pair, results))
         for split in (SELECT, REPORT):
-            scores = _scores(spec, cells, results, split, lost)
+            matrix = judge_transfer(_scores(spec, cells, results, split, lost))
+            keys = {
+                pair: {seed: key for seed, key in by_seed.items() if key in results}
+                for pair, by_seed in cells.cells.items()
+                if pair in matrix.cells
+            }
             num = cells.num_removed
             sparsity = spec.transfer.sparsity if spec.transfer else 0.0
-            tables.append(TransferTable(model, split, sparsity, num, judge_transfer(scores)))
+            tables.append(TransferTable(model, split, sparsity, num, matrix, keys))
     return tables
 
 
@@ -202,6 +241,7 @@ def _scores(
         dense={task: of(cells.dense.get(task, {}), task) for task in cells.targets},
         deltas={task: _delta(spec, task) for task in cells.targets},
         lost_futility=lost,
+        own_only=frozenset(cells.targets) - frozenset(cells.sources),
     )
 
 

@@ -12,8 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from orchestrator.report_text import MINUS, MISSING
-from orchestrator.rules import Number
+from orchestrator.report_text import MISSING, show_points
 from orchestrator.transfer import DarkCount, TransferCell, TransferMatrix
 
 # One hue in two steps: they differ in lightness alone, so also in grey and for every eye.
@@ -62,7 +61,7 @@ def draw_overlap(names: Sequence[str], values: Sequence[Sequence[float | None]])
     colors = colormaps[OVERLAP_COLORS]
     for row, line in enumerate(values):
         for column, value in enumerate(line):
-            fill = OPEN if value is None else colors(value)
+            fill = OPEN if value is None else colors(float(value))  # an int would be an index
             ink = PAPER if value is not None and value > PAPER_INK_ABOVE else INK
             _fill(axes, column, row, fill)
             _write(axes, column, row, MISSING if value is None else f"{value:.2f}", ink)
@@ -93,6 +92,8 @@ def _canvas(rows: Sequence[str], columns: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 def _draw_cell(axes: Axes, column: int, row: int, cell: TransferCell) -> None:
+    if cell.state == "not_asked":
+        return
     fill, ink = {True: (DARK, PAPER), False: (LIGHT, INK), None: (OPEN, INK)}[cell.dark]
     lost = cell.state == "lost_futility"
     _fill(axes, column, row, fill, HATCH if lost else "")
@@ -108,13 +109,15 @@ def cell_text(cell: TransferCell) -> str:
         return MISSING
     if cell.state == "undecided":
         return "open"
-    first = _points(cell.difference_dense, "+.2f")
+    first = show_points(cell.difference_dense, sign="+")
     if cell.state == "lost_futility":
         return f"{first}\nn={cell.n}"
-    return first if cell.difference_std is None else f"{first}\n±{_points(cell.difference_std)}"
+    return first if cell.difference_std is None else f"{first}\n±{show_points(cell.difference_std)}"
 
 
 def _draw_count(axes: Axes, column: int, row: int, count: DarkCount) -> None:
+    if not count.num_targets:  # the row is no source, but a target's own mask
+        return
     open_cells = count.num_targets - count.num_known
     text = f"{count.num_dark}" if not open_cells else f"≥ {count.num_dark}"
     axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=12, weight="bold")
@@ -147,14 +150,6 @@ def _write(axes: Axes, column: int, row: int, text: str, ink: str, behind: str =
     box = {"facecolor": behind, "edgecolor": "none", "pad": 1.0} if behind else None
     look: dict[str, Any] = {"ha": "center", "va": "center", "linespacing": 1.1, "bbox": box}
     axes.text(column + 0.5, row + 0.5, text, fontsize=11, color=ink, **look)
-
-
-def _points(value: Number | None, form: str = ".2f") -> str:
-    """Return a fraction of the metric as points; what rounds to zero has no sign."""
-    if value is None:
-        return MISSING
-    points = round(100 * float(value), 2) or 0.0
-    return format(points, form if points else ".2f").replace("-", MINUS)
 
 
 def _png(figure: Figure) -> bytes:

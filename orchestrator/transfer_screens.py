@@ -1,9 +1,6 @@
-"""Transfer tables for the terminal, and as plain data for programs."""
+"""Transfer tables for the terminal."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -11,9 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.report_text import MISSING, show_percent
-from orchestrator.source_masks import SourceOverlaps
 from orchestrator.transfer import TransferCell
-from orchestrator.transfer_judging import TransferTable
+from orchestrator.transfer_judging import SourceOverlaps, TransferTable
 
 LEGEND = (
     "Rows: where the mask is from; columns: what it is fine-tuned on. A cell is the mean "
@@ -34,7 +30,8 @@ def show_transfer(console: Console, table: TransferTable) -> None:
     for source in table.matrix.sources:
         cells = [show_cell(table.matrix.cells[source, t]) for t in table.matrix.targets]
         count = table.matrix.counts[source]
-        shown.add_row(escape(source), *cells, f"{count.num_dark}/{count.num_targets}")
+        dark = f"{count.num_dark}/{count.num_targets}" if count.num_targets else ""
+        shown.add_row(escape(source), *cells, dark)
     console.print(shown)
     console.print(f"[dim]{LEGEND}[/]\n", highlight=False)
 
@@ -54,6 +51,8 @@ def show_source_overlaps(console: Console, overlaps: SourceOverlaps) -> None:
 
 def show_cell(cell: TransferCell) -> str:
     """Return a cell's text: its difference to dense, marked where dark or stopped."""
+    if cell.state == "not_asked":
+        return ""
     if cell.difference_dense is None:
         return MISSING if cell.state == "not_run" else cell.state
     text = f"{100 * float(cell.difference_dense):+.2f}"
@@ -62,23 +61,3 @@ def show_cell(cell: TransferCell) -> str:
     if cell.state == "lost_futility":
         return f"[dim]{text} †[/]"
     return f"[bold]{text} *[/]" if cell.dark else text
-
-
-def transfer_data(
-    tables: Sequence[TransferTable], overlaps: Sequence[SourceOverlaps]
-) -> dict[str, Any]:
-    """Return tables and overlaps as plain data."""
-    return {
-        "tables": [
-            {
-                "model": table.model,
-                "split": table.split,
-                "sparsity": table.sparsity,
-                "num_removed": table.num_removed,
-                "cells": [vars(cell) for cell in table.matrix.cells.values()],
-                "dark": {name: vars(count) for name, count in table.matrix.counts.items()},
-            }
-            for table in tables
-        ],
-        "overlaps": [vars(one) for one in overlaps],
-    }

@@ -22,6 +22,7 @@ from matplotlib.image import imread
 from orchestrator.report import write_report
 from tests.orchestrator.test_judging import small_world
 from tests.orchestrator.test_report import SWEEP, lose, with_mask
+from tests.orchestrator.test_report_transfer import OVERLAPS, finished
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PATIENCE_S = 120
@@ -54,16 +55,24 @@ def browser() -> str:
     return found[0]
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report with everything in it: masks, controls, and a failure with a long message."""
+@pytest.fixture(scope="module", params=["tickets", "transfer"])
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of tickets with everything in it, or one with a transfer."""
+    folder = tmp_path_factory.mktemp("page")
+    if request.param == "transfer":
+        return write_report(*finished(), {}, folder, [OVERLAPS])[0]
+    return page_of_tickets(folder)
+
+
+def page_of_tickets(folder: Path) -> Path:
+    """Write masks, controls, and a failure with a long message."""
     trials, results = small_world()
     key = lose((trials, results), 200)
     for trial in trials:
         if trial.kind == "final" and trial.key in results:
             results[trial.key] = with_mask(results[trial.key], 0.4)
     failed = {key: "loss is NaN at step 7: " + "x" * 200}
-    return write_report(SWEEP, trials, results, failed, tmp_path_factory.mktemp("page"))[0]
+    return write_report(SWEEP, trials, results, failed, folder)[0]
 
 
 def run(browser: str, profile: Path, *arguments: str) -> str:

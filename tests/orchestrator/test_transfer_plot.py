@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from matplotlib.image import imread
@@ -23,6 +24,13 @@ def matrix_of_means() -> TransferMatrix:
     return judge_transfer(scores)
 
 
+def of_one_source() -> TransferMatrix:
+    """Return theta0 alone on two tasks, whose own masks are rows beside it."""
+    made = table(own_only=frozenset({"a", "b"}))
+    kept = {pair: made.cells[pair] for pair in made.cells if pair not in {("a", "b"), ("b", "a")}}
+    return judge_transfer(replace(made, cells=kept))
+
+
 def smallest() -> TransferMatrix:
     cells = {("a", "a"): seeded(0.9, 0.91)}
     return judge_transfer(TransferScores(("a",), ("a",), cells, {}, {"a": 0.01}))
@@ -30,8 +38,14 @@ def smallest() -> TransferMatrix:
 
 @pytest.mark.parametrize(
     "matrix",
-    [judge_transfer(table()), judge_transfer(table(cells={})), matrix_of_means(), smallest()],
-    ids=["small", "not run", "published", "one cell"],
+    [
+        judge_transfer(table()),
+        judge_transfer(table(cells={})),
+        matrix_of_means(),
+        smallest(),
+        of_one_source(),
+    ],
+    ids=["small", "not run", "published", "one cell", "one source"],
 )
 def test_a_table_of_any_size_is_drawn_whole(matrix: TransferMatrix) -> None:
     """No letter reaches the edge of the picture, where it would be cut."""
@@ -42,6 +56,10 @@ def test_overlaps_are_drawn_whole_and_names_are_no_formulas() -> None:
     """A name with dollar signs is written as it is; an unknown pair is a dash."""
     names = ("a long name of a mask", "$x$", "c")
     is_whole(draw_overlap(names, [[1.0, 0.5, None], [0.5, 1.0, 0.0], [None, 0.0, 1.0]]))
+
+
+def test_an_overlap_of_one_is_dark_also_as_a_whole_number() -> None:
+    assert draw_overlap(("a",), [[1]]) == draw_overlap(("a",), [[1.0]])
 
 
 def is_whole(png: bytes) -> None:
