@@ -60,7 +60,7 @@ def card(
     as_json: AsJson = False,
 ) -> None:
     """Print a ticket's model card; with --json what it says as data."""
-    from orchestrator.tickets import find_ticket
+    from orchestrator.ticket_files import find_ticket
 
     found = find_ticket(ref, uri)
     if as_json:
