@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.given_masks import GivenMasks, look_up
 from orchestrator.journal import SweepInfo
 from search_spaces.canonical import content_key, short
-from search_spaces.errors import Fault, SpecError, UserError
+from search_spaces.errors import SpecError, UserError
 from search_spaces.expand import expand
 from search_spaces.loading import load_sweep, show
 from search_spaces.models import ModelFacts
@@ -40,7 +40,8 @@ class SweepContext:
         models, tasks = resolve_sweep(spec)
         given, faults = look_up(spec)
         try:
-            trials = expand(_without(spec, faults), models, tasks, given.sources)
+            sources = {**given.sources, **dict.fromkeys(faults)}
+            trials = expand(spec, models, tasks, sources)
         except SpecError as error:
             raise SpecError([*faults.values(), *error.faults]) from None
         if faults:
@@ -77,15 +78,6 @@ class SweepContext:
                 "'tickets plan' lists the keys."
             )
         return found[0]
-
-
-def _without(spec: SweepSpec, faults: Mapping[str, Fault]) -> SweepSpec:
-    """Return a sweep without the sources that have faults, to look for further ones."""
-    if not faults or spec.transfer is None:
-        return spec
-    kept = tuple(one for one in spec.transfer.sources or () if one.name not in faults)
-    transfer = spec.transfer.model_copy(update={"sources": kept or None})
-    return spec.model_copy(update={"transfer": transfer})
 
 
 def journal_path(spec: SweepSpec) -> Path:

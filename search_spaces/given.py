@@ -44,7 +44,8 @@ class GivenSource(Frozen):
         return self.by_seed.get(seed)
 
 
-Given = Mapping[str, GivenSource]  # by the source's name in the transfer
+# By the source's name in the transfer; None for one that led nowhere, which is told elsewhere.
+Given = Mapping[str, GivenSource | None]
 
 
 def given_faults(
@@ -66,8 +67,9 @@ def given_faults(
     assert spec.transfer is not None, "the caller asks only then"
     targets = spec.transfer.targets or tuple(lineages)
     for index, source in enumerate(spec.transfer.sources or ()):
-        if source.mask is not None:
-            field, one = f"transfer.sources[{index}].mask", given[source.name]
+        one = given[source.name] if source.mask is not None else None
+        if one is not None:
+            field = f"transfer.sources[{index}].mask"
             yield from _seed_faults(spec, field, one)
             masks = dict.fromkeys(one.mask_of(spec, seed) for seed in spec.seeds)
             known = [mask for mask in masks if mask is not None]
@@ -140,7 +142,7 @@ def _other_count(mask: GivenFacts, own: Lineages, model: str, level: int) -> tup
         return None
     nearest = min(own.counts, key=lambda count: abs(count - mask.num_removed))
     here, there = mask.num_removed / num, nearest / num
-    hint = f"The schedule's nearest level is {there:.4g}: give a mask of {wanted:,} weights."
+    hint = f"The schedule's nearest level is {there:.4g}. Give a mask that removes {wanted:,}."
     if nearest == mask.num_removed:
         hint = f"Write transfer.sparsity: {there:.4g}, a level of the schedule."
     return (

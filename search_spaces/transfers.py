@@ -36,7 +36,8 @@ def add_transfers(
         raise SpecError(faults)
     targets = transfer.targets or tuple(lineages)
     for source in sources_of(transfer, tuple(lineages)):
-        for target in targets:
+        is_there = source.mask is None or given[source.name] is not None
+        for target in targets if is_there else ():
             if source.name != target:
                 _add_cell(spec, lineages, given, source.name, target, levels)
 
@@ -66,7 +67,8 @@ def _add_cell(
         elif source == THETA0:
             mask = Theta0Mask(num_removed=own.counts[level])
         else:
-            facts = given[source].mask_of(spec, seed)
+            found = given[source]
+            facts = found.mask_of(spec, seed) if found else None
             assert facts is not None, "checked: the source has a mask of each seed"
             mask = facts.identity
         key = own.add_transfer(source, mask, seed, level, after)
