@@ -51,7 +51,7 @@ def card(
         str,
         typer.Argument(
             metavar="REF",
-            help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/ticket, or a ticket's folder.",
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/ticket, a folder, or a run's id.",
         ),
     ],
     uri: Annotated[
