@@ -51,7 +51,8 @@ def card(
         str,
         typer.Argument(
             metavar="REF",
-            help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/ticket, a folder, or a run's id.",
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/ticket, a ticket's folder, or "
+            "a run's id.",
         ),
     ],
     uri: Annotated[

@@ -143,6 +143,16 @@ def test_seeds_that_the_ticket_lacks_are_refused(tmp_path: Path, world: World) -
     assert set(found.values()) == {load_ticket(ref, uri=world.uri).mask.sha256}
 
 
+def test_a_ticket_of_one_search_is_one_mask_for_all_seeds(tmp_path: Path, world: World) -> None:
+    """It was judged over fine-tuning alone (method rule 2); its one mask has a search seed."""
+    make_world(tmp_path, world.uri, task="shared", replicate="finetune").register("shared")
+    ref = "models:/tickets-bert-tiny-shared@s70"
+    context = SweepContext.open(moving(tmp_path, world, ref, seeds=[4, 5]))
+    assert len(set(masks_of(context).values())) == 1
+    (told,) = context.given.sentences(context.spec)
+    assert f"{ref}: one mask for all seeds" in told
+
+
 def test_a_swapped_mask_is_refused(tmp_path: Path, world: World) -> None:
     """What a folder holds must be what its ticket.json names."""
     run_id = MlflowClient(world.uri).get_model_version_by_alias(NAME, "s70").run_id
