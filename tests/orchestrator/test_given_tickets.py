@@ -120,7 +120,7 @@ def test_references_that_lead_nowhere_say_what_there_is(tmp_path: Path, world: W
         SweepContext.open(moving(tmp_path, world, *refs))
     told = [str(fault) for fault in end.value.faults]
     wanted = [
-        f"no registered model 'none' is at {world.uri}; tickets there: {NAME}",
+        f"no registered model 'none' is at {world.uri}; tickets there: tickets-bert-tiny-",
         "its aliases: @s50, @s70, @sparsest-matching",
         "Its versions: 1, 2",
         f"no run '{'0' * 32}' is at",
