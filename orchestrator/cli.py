@@ -71,6 +71,8 @@ def validate(
             f"task {name}: {task.num_train:,} train, {task.num_select:,} select, "
             f"{task.num_report:,} report examples; metric {task.identity.metric}"
         )
+    for sentence in context.given.sentences(context.spec):
+        typer.echo(sentence)
     typer.echo(f"{sweep}: valid, {len(context.trials)} trials")
 
 

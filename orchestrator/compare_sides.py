@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.compare import Side
+from orchestrator.given_files import given_ref
 from orchestrator.report_text import show_percent
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from search_spaces.canonical import KEY_LENGTH, short
 from search_spaces.contracts import ArtifactRef, TrialResult
 from search_spaces.errors import UserError, did_you_mean
-from search_spaces.trial import INPUT_MASK_ARTIFACT, PruneOutput, Role, TrainedMask, TrialSpec
+from search_spaces.trial import (
+    INPUT_MASK_ARTIFACT,
+    GivenMask,
+    PruneOutput,
+    Role,
+    TrainedMask,
+    TrialSpec,
+)
 
 NEAR = 0.0005  # a level as people type it is the level that prints like it
 MIN_KEY = 4
@@ -157,6 +165,8 @@ def mask_ref(store: Store, spec: TrialSpec) -> ArtifactRef | None:
     if isinstance(spec.mask, TrainedMask):
         output = PruneOutput(pruner=spec.mask.pruner, num_removed=spec.mask.num_removed)
         return store.artifact(spec.mask.parent, output.artifact)
+    if isinstance(spec.mask, GivenMask):
+        return given_ref(store.uri, spec.mask.mask_sha256)
     record = store.record(spec.key)
     if record is None or INPUT_MASK_ARTIFACT not in record.attempts:
         return None

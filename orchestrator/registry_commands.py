@@ -52,7 +52,8 @@ def card(
         str,
         typer.Argument(
             metavar="REF",
-            help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/ticket, or a ticket's folder.",
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/ticket, a ticket's folder, or "
+            "a run's id.",
         ),
     ],
     uri: Annotated[
@@ -61,7 +62,7 @@ def card(
     as_json: AsJson = False,
 ) -> None:
     """Print a ticket's model card; with --json what it says as data."""
-    from orchestrator.tickets import find_ticket
+    from orchestrator.ticket_files import find_ticket
 
     found = find_ticket(ref, uri)
     if as_json:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from orchestrator.given_files import given_ref
 from orchestrator.store import Store
-from search_spaces.contracts import Compute, TrialRequest, attempt_folder
+from search_spaces.canonical import short
+from search_spaces.contracts import ArtifactRef, Compute, TrialRequest, attempt_folder
+from search_spaces.errors import UserError
 from search_spaces.models import ModelFacts
 from search_spaces.resolve import TaskFacts
 from search_spaces.sweep import SweepSpec
-from search_spaces.trial import CARRY_ARTIFACT, PruneOutput, Trial, weights_artifact
+from search_spaces.trial import (
+    CARRY_ARTIFACT,
+    GivenMask,
+    PruneOutput,
+    Trial,
+    TrialSpec,
+    weights_artifact,
+)
 
 
 def compute_of(spec: SweepSpec) -> Compute:
@@ -44,10 +54,7 @@ def request_maker(
     compute = compute_of(spec)
 
     def make_request(trial: Trial, attempt: str) -> TrialRequest:
-        role, parent = trial.main_role, trial.spec.mask_parent
-        output = (
-            PruneOutput(pruner=parent.pruner, num_removed=parent.num_removed) if parent else None
-        )
+        role = trial.main_role
         carry, saved = trial.spec.carry_from, trial.spec.saved_start
         return TrialRequest(
             spec=trial.spec,
@@ -57,7 +64,7 @@ def request_maker(
             outputs=trial.outputs,
             model=models[role.model].place,
             task=tasks[role.task].place,
-            mask_file=store.artifact(parent.parent, output.artifact) if parent and output else None,
+            mask_file=_mask_file(trial.spec, store),
             carry_file=store.artifact(carry, CARRY_ARTIFACT) if carry else None,
             start_file=store.artifact(saved.parent, weights_artifact(saved.step))
             if saved
@@ -67,3 +74,20 @@ def request_maker(
         )
 
     return make_request
+
+
+def _mask_file(spec: TrialSpec, store: Store) -> ArtifactRef | None:
+    """Return the file that a trial's mask is read from; None where the trial computes it."""
+    if isinstance(spec.mask, GivenMask):
+        found = given_ref(store.uri, spec.mask.mask_sha256)
+        if found is None:
+            raise UserError(
+                f"The store {store.uri} has no file of the given mask "
+                f"{short(spec.mask.mask_sha256)}. 'tickets run' of its sweep copies it there."
+            )
+        return found
+    parent = spec.mask_parent
+    if parent is None:
+        return None
+    output = PruneOutput(pruner=parent.pruner, num_removed=parent.num_removed)
+    return store.artifact(parent.parent, output.artifact)

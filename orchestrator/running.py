@@ -48,6 +48,7 @@ def run_on_ray(
     }
     make_request = request_maker(spec, context.models, context.tasks, store, context.cache)
     store.check_writable()
+    context.given.keep(spec)
     with Journal.open(context.journal_path, context.info, time.time()) as journal, Session() as ray:
         if ray.is_multi_node and "://" not in spec.store:
             refuse_unshared(ray, Path(spec.store).absolute())

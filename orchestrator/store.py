@@ -6,6 +6,7 @@ Layout below the store's URI::
     results/<key>/COMMITTED.json              the first whole result: its scores are the truth
     results/<key>/EXTRA-<attempt>.json        files that a later attempt added
     quarantine/<key>/<time>-<marker>          markers that were withdrawn, and why
+    given/                                    masks from outside a sweep: see given_files
 """
 
 from __future__ import annotations

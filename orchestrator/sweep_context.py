@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.given_masks import GivenMasks, look_up
 from orchestrator.journal import SweepInfo
 from search_spaces.canonical import content_key, short
-from search_spaces.errors import UserError
+from search_spaces.errors import SpecError, UserError
 from search_spaces.expand import expand
 from search_spaces.loading import load_sweep, show
 from search_spaces.models import ModelFacts
@@ -26,17 +27,26 @@ class SweepContext:
     models: Mapping[str, ModelFacts]
     tasks: Mapping[str, TaskFacts]
     trials: tuple[Trial, ...]
+    given: GivenMasks = field(default_factory=GivenMasks)
 
     @staticmethod
     def open(path: Path) -> SweepContext:
-        """Read a sweep file, look at its models and data, and expand it.
+        """Read a sweep file, look at its models, data and given masks, and expand it.
 
         Raises:
             SpecError: Anything is wrong; all faults at once.
         """
         spec = load_sweep(path)
         models, tasks = resolve_sweep(spec)
-        return SweepContext(spec, models, tasks, tuple(expand(spec, models, tasks)))
+        given, faults = look_up(spec)
+        try:
+            sources = {**given.sources, **dict.fromkeys(faults)}
+            trials = expand(spec, models, tasks, sources)
+        except SpecError as error:
+            raise SpecError([*faults.values(), *error.faults]) from None
+        if faults:
+            raise SpecError(list(faults.values()))
+        return SweepContext(spec, models, tasks, tuple(trials), given)
 
     @property
     def info(self) -> SweepInfo:

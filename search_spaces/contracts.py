@@ -148,7 +148,7 @@ class TaskPlace(Frozen):
 
 
 class ArtifactRef(Frozen):
-    """A committed file of another trial, with the hash it must have."""
+    """A file in the store, with the hash it must have: another trial's, or a given mask."""
 
     uri: str
     sha256: str
@@ -174,7 +174,9 @@ class TrialRequest(Frozen):
     outputs: Outputs
     model: ModelPlace
     task: TaskPlace
-    mask_file: ArtifactRef | None = Field(default=None, description="Of spec.mask_parent.")
+    mask_file: ArtifactRef | None = Field(
+        default=None, description="Of spec.mask_parent, or of a given mask."
+    )
     carry_file: ArtifactRef | None = Field(default=None, description="Of spec.carry_from.")
     start_file: ArtifactRef | None = Field(default=None, description="Of spec.saved_start.")
     cache_folder: str = Field(description="Node-local folder of the token cache.")

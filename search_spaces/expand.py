@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from search_spaces.errors import Fault, SpecError
+from search_spaces.given import Given
 from search_spaces.lineages import Lineages
 from search_spaces.models import ModelFacts
 from search_spaces.sweep import SweepSpec
 from search_spaces.task_facts import TaskFacts
-from search_spaces.transfers import Given, add_transfers
+from search_spaces.transfers import add_transfers
 from search_spaces.trial import (
     Trial,
 )
@@ -32,13 +34,14 @@ def expand(
         spec: The sweep.
         models: Facts of its models, by name.
         tasks: Facts of its tasks, by name.
-        given: Masks that exist already, by the name of their source in ``transfer``.
+        given: What the sources in ``transfer`` that name a mask refer to, by the source's name.
 
     Raises:
-        SpecError: The schedule does not fit a model's number of prunable weights, or a recipe's
-            lengths do not fit each other.
+        SpecError: The schedule does not fit a model's number of prunable weights, a recipe's
+            lengths do not fit each other, or masks do not fit the models that they move to.
     """
     trials = TrialSet()
+    faults: list[Fault] = []
     for model in spec.models:
         lineages = {
             task.name: Lineages(
@@ -54,5 +57,10 @@ def expand(
         for one in lineages.values():
             one.add()
         if spec.transfer:
-            add_transfers(spec, lineages, given or {})
+            try:
+                add_transfers(spec, model.name, lineages, given or {})
+            except SpecError as error:
+                faults += error.faults
+    if faults:
+        raise SpecError(list(dict.fromkeys(faults)))
     return trials.in_order()

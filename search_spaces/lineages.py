@@ -14,6 +14,7 @@ from search_spaces.task_facts import TaskFacts
 from search_spaces.task_specs import TaskSpec
 from search_spaces.trial import (
     TRAINING_CODE_VERSION,
+    GivenMask,
     MaskSource,
     OtherStart,
     Outputs,
@@ -213,6 +214,7 @@ class Lineages:
             after: Keys of trials that decide whether it is worth while.
         """
         method = self.spec.transfer.method if self.spec.transfer else ""
+        method = "given" if isinstance(mask, GivenMask) else method
         role = self._role("transfer", method, seed, level_index=level, source_task=source)
         outputs = Outputs(input_mask=isinstance(mask, Theta0Mask))
         return self._add_trial(self.final_recipe, seed, mask, role, outputs, after=after)

@@ -20,7 +20,8 @@ class TransferSource(Frozen):
     name: str = Field(min_length=1, description="A task's name, theta0, or a name for the mask.")
     mask: str | None = Field(
         default=None,
-        description="A mask file, a folder or URI of a ticket, or models:/NAME@ALIAS in MLflow.",
+        description="A mask file, a ticket's folder, models:/NAME@ALIAS, runs:/ID/ticket, or the "
+        "id of a run in MLflow.",
     )
 
     @model_validator(mode="before")

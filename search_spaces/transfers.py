@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from search_spaces.errors import Fault, SpecError
+from search_spaces.given import Given, given_faults
 from search_spaces.lineages import Lineages
 from search_spaces.sweep import SweepSpec
 from search_spaces.transfer_specs import THETA0, TransferSource, TransferSpec
 from search_spaces.trial import MaskSource, Theta0Mask
 
-Given = Mapping[str, MaskSource]  # masks that exist already, by the source's name
 
-
-def add_transfers(spec: SweepSpec, lineages: Mapping[str, Lineages], given: Given) -> None:
+def add_transfers(
+    spec: SweepSpec, model: str, lineages: Mapping[str, Lineages], given: Given
+) -> None:
     """Add the cells of one model's transfer table; those of a task on itself are its finals.
 
     Where cells stop early, all seeds but the first wait for what decides: the cell's first seed
@@ -21,8 +22,9 @@ def add_transfers(spec: SweepSpec, lineages: Mapping[str, Lineages], given: Give
 
     Args:
         spec: The sweep; it has a transfer.
+        model: The model's name.
         lineages: The model's tasks, with their tickets, by name.
-        given: Masks that exist already.
+        given: What the sources that name a mask refer to, by the source's name.
 
     Raises:
         SpecError: The schedule has no such level, or masks do not fit targets.
@@ -30,9 +32,12 @@ def add_transfers(spec: SweepSpec, lineages: Mapping[str, Lineages], given: Give
     transfer = spec.transfer
     assert transfer is not None, "the caller asks only then"
     levels = {name: _level(transfer, one) for name, one in lineages.items()}
+    if faults := list(given_faults(spec, model, lineages, levels, given)):
+        raise SpecError(faults)
     targets = transfer.targets or tuple(lineages)
     for source in sources_of(transfer, tuple(lineages)):
-        for target in targets:
+        is_there = source.mask is None or given[source.name] is not None
+        for target in targets if is_there else ():
             if source.name != target:
                 _add_cell(spec, lineages, given, source.name, target, levels)
 
@@ -54,6 +59,7 @@ def _add_cell(
     assert transfer is not None
     after: tuple[str, ...] = ()
     for index, seed in enumerate(spec.seeds):
+        mask: MaskSource
         if source in lineages:
             row = lineages[source]
             mask = row.tickets[transfer.method, spec.search_seed_of(seed)][levels[source]].mask
@@ -61,7 +67,10 @@ def _add_cell(
         elif source == THETA0:
             mask = Theta0Mask(num_removed=own.counts[level])
         else:
-            mask = given[source]
+            found = given[source]
+            facts = found.mask_of(spec, seed) if found else None
+            assert facts is not None, "checked: the source has a mask of each seed"
+            mask = facts.identity
         key = own.add_transfer(source, mask, seed, level, after)
         if index == 0 and transfer.adaptive:
             finals = (own.finals[transfer.method, level, each] for each in spec.seeds)

@@ -87,8 +87,16 @@ class RandomInitMask(Frozen):
     seed: int = Field(ge=0)
 
 
+class GivenMask(Frozen):
+    """A mask from outside the sweep, by its content alone: not by where it was found."""
+
+    kind: Literal["given"] = "given"
+    mask_sha256: str = Field(description="Of the mask: prunable set and bits, not of the file.")
+    num_removed: int = Field(gt=0)
+
+
 MaskSource = Annotated[
-    TrainedMask | Theta0Mask | RandomMask | RandomLayerwiseMask | RandomInitMask,
+    TrainedMask | Theta0Mask | RandomMask | RandomLayerwiseMask | RandomInitMask | GivenMask,
     Field(discriminator="kind"),
 ]
 

@@ -33,14 +33,15 @@ def write_artifact(folder_uri: str, name: str, data: bytes) -> ArtifactInfo:
 
 
 def read_artifact(ref: ArtifactRef) -> bytes:
-    """Return a committed file of another trial.
+    """Return a file in the store: one that another trial committed, or a given mask's.
 
     Raises:
         TrialFailure: It is missing, or is not what was committed.
     """
     system, path = fs.FileSystem.from_uri(ref.uri if "://" in ref.uri else Path(ref.uri).as_uri())
-    trial = ref.uri.rpartition("/attempts/")[0] or ref.uri
-    advice = f"Remove {trial} and run the sweep again: the trial that made it is run again."
+    trial = ref.uri.rpartition("/attempts/")[0]
+    again = "the trial that made it is run again" if trial else "it is made again"
+    advice = f"Remove {trial or ref.uri} and run the sweep again: {again}."
     try:
         with system.open_input_stream(path) as stream:
             data: bytes = stream.read()

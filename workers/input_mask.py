@@ -1,14 +1,16 @@
-"""The mask that a trial trains under: read from its parent, or computed on the spot."""
+"""The mask that a trial trains under: read from a file, or computed on the spot."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from search_spaces.canonical import short
 from search_spaces.checkpoint import backbone_entries, iter_parameters
 from search_spaces.contracts import FailureClass, TrialRequest
 from search_spaces.models import num_layers_of, read_config
 from search_spaces.prunable import POOLER, PrunableSet, prunable_set
 from search_spaces.trial import (
+    GivenMask,
     RandomInitMask,
     RandomLayerwiseMask,
     RandomMask,
@@ -46,7 +48,7 @@ def input_mask(request: TrialRequest) -> Mask | None:
     """Return the trial's mask; None = dense.
 
     Raises:
-        TrialFailure: The parent's mask file is missing, damaged, or not the mask asked for.
+        TrialFailure: The mask's file is missing, damaged, or not the mask asked for.
     """
     source = request.spec.mask
     if source is None:
@@ -61,6 +63,8 @@ def input_mask(request: TrialRequest) -> Mask | None:
     if isinstance(source, RandomLayerwiseMask):
         reference = magnitude_mask(request, prunable, source.reference)
         return random_layerwise(reference, stream(source.seed, seed_of, "random_mask"))
+    if isinstance(source, GivenMask):
+        return file_mask(request, prunable, source)
     return magnitude_mask(request, prunable, source)
 
 
@@ -69,32 +73,49 @@ def magnitude_mask(
 ) -> Mask:
     """Return the mask that a parent pruned, or that of theta_0; errors as for ``input_mask``."""
     if isinstance(source, TrainedMask):
-        return parent_mask(request, prunable)
+        return file_mask(request, prunable, source)
     weights = dict(iter_parameters(Path(request.model.folder)))
     return theta0_magnitude(weights, prunable, source.num_removed).mask
 
 
-def parent_mask(request: TrialRequest, prunable: PrunableSet) -> Mask:
-    """Return the mask that the parent trial left behind; errors as for ``input_mask``.
+def file_mask(
+    request: TrialRequest, prunable: PrunableSet, source: TrainedMask | GivenMask
+) -> Mask:
+    """Return the mask in the file that the request names; errors as for ``input_mask``.
 
     A source that kept its pooler out of all rankings (``keep-all``, method rule 10) moves to a
     task whose masks cover the pooler with all of that matrix kept.
     """
-    wanted, file = request.spec.mask_parent, request.mask_file
-    assert wanted and file, "the scheduler gives every child its parent's mask"
+    file = request.mask_file
+    assert file, "whoever makes the request gives it the file of such a mask"
     data = read_artifact(file)
     try:
         mask = read_mask(data, None, file.uri)
+        _check_content(mask, source, file.uri)
         if mask.prunable == prunable.without_pooler():
             mask = mask.widened(prunable)
         check_model(mask.prunable, prunable, file.uri, "mask")
     except (MaskFileError, MaskMismatchError) as error:
         raise TrialFailure(FailureClass.USER_ERROR, str(error)) from error
-    if mask.num_removed != wanted.num_removed:
+    if mask.num_removed != source.num_removed:
         message = (
             f"{file.uri}: the mask removes {mask.num_removed} weights, but the trial needs one "
-            f"that removes {wanted.num_removed}. Remove its trial from the store and run the "
-            "sweep again: that trial is run again."
+            f"that removes {source.num_removed}. {_advice(source)}"
         )
         raise TrialFailure(FailureClass.USER_ERROR, message)
     return mask
+
+
+def _check_content(mask: Mask, source: TrainedMask | GivenMask, place: str) -> None:
+    """Refuse another mask than the given one, which its trial's key names by content."""
+    if isinstance(source, GivenMask) and mask.sha256 != source.mask_sha256:
+        raise MaskMismatchError(
+            f"{place}: holds the mask {short(mask.sha256)}, but the trial needs "
+            f"{short(source.mask_sha256)}. {_advice(source)}"
+        )
+
+
+def _advice(source: TrainedMask | GivenMask) -> str:
+    if isinstance(source, GivenMask):
+        return "Remove the file and run the sweep again: it is copied again."
+    return "Remove its trial from the store and run the sweep again: that trial is run again."

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from orchestrator import load_ticket
 from orchestrator.cli import main
 from orchestrator.ticket_card import render_card
-from orchestrator.tickets import find_ticket
+from orchestrator.ticket_files import find_ticket
 from search_spaces.errors import SpecError, UserError
 from search_spaces.trial import Role
 from tests.orchestrator.ticket_worlds import BERT_TINY, World, make_world
@@ -332,7 +332,7 @@ def test_looking_imports_no_torch(world: World) -> None:
         "from orchestrator import load_ticket\n"
         "assert 'mlflow' not in sys.modules\n"
         "from orchestrator.registry_commands import registered_tickets\n"
-        "from orchestrator.tickets import find_ticket\n"
+        "from orchestrator.ticket_files import find_ticket\n"
         f"assert registered_tickets({world.uri!r})\n"
         f"find_ticket('models:/{NAME}@s70', {world.uri!r}).card()\n"
         f"assert not {heavy}, {heavy}\n"

@@ -15,6 +15,7 @@ from search_spaces.prunable import prunable_set
 from search_spaces.recipes import Recipe
 from search_spaces.splits import HashSelect, ReportSelect
 from search_spaces.trial import (
+    GivenMask,
     RandomLayerwiseMask,
     RandomMask,
     Theta0Mask,
@@ -39,6 +40,7 @@ MASKED = {
     "theta0": Theta0Mask(num_removed=500),
     "random": RandomMask(num_removed=500, seed=3),
     "random-layerwise": RandomLayerwiseMask(reference=TRAINED, seed=3),
+    "given": GivenMask(mask_sha256="a" * 64, num_removed=500),
 }
 PINNED_KEYS = {
     "dense": "c2e9d014dc",
@@ -47,6 +49,7 @@ PINNED_KEYS = {
     "theta0": "57f20808a5",
     "random": "43cd1dfaf5",
     "random-layerwise": "22d285333f",
+    "given": "a516e3d7ba",
 }
 PINNED_CARRY = "40b55e8aa1"
 PINNED_SWEEP = "c877e54ce4"

@@ -8,8 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from search_spaces.errors import SpecError
+from search_spaces.expand import expand
+from search_spaces.given import GivenFacts, GivenSource
 from search_spaces.trial import Theta0Mask, TrainedMask, Trial
-from tests.search_spaces.makers import MINIMAL, sweep
+from tests.search_spaces.makers import MINIMAL, model_facts, sweep, task_facts
 from tests.search_spaces.test_expand import trials_of
 
 SOURCE = MINIMAL["tasks"][0]["source"]
@@ -126,3 +128,57 @@ def test_a_level_that_the_schedule_lacks_is_refused_with_the_nearest() -> None:
 def test_bad_transfers_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         sweep(tasks=TASKS, **changes)
+
+
+def facts_of(seed: int, num_removed: int = 750) -> GivenFacts:
+    """Return facts of a mask that fits ``model_facts``."""
+    prunable = model_facts().prunable
+    return GivenFacts(
+        mask_sha256=str(seed) * 64,
+        prunable_sha256=prunable.sha256,
+        num_weights=prunable.num_weights,
+        num_removed=num_removed,
+    )
+
+
+def given_trials(given: GivenSource | None, **changes: Any) -> list[Trial]:
+    """Expand a sweep of three tasks whose only source is a given mask."""
+    sources = [{"name": "mine", "mask": "somewhere"}]
+    spec = sweep(tasks=TASKS, transfer={**TRANSFER, "sources": sources}, **changes)
+    tasks = {task.name: task_facts(task.name) for task in spec.tasks}
+    return expand(spec, {"tiny": model_facts()}, tasks, {"mine": given})
+
+
+def test_a_given_ticket_has_a_mask_for_each_seed_or_one_for_all() -> None:
+    """Method rule 2: lineage takes each seed's own, finetune the ticket's default."""
+    by_seed = {seed: facts_of(seed) for seed in (1, 2, 3, 4)}
+    ticket = GivenSource(ref="t", default=by_seed[2], by_seed=by_seed)
+    found = cells(given_trials(ticket))
+    assert len(found) == 3 * 3
+    for (_, _, seed), trial in found.items():
+        assert trial.spec.mask == by_seed[seed].identity and not trial.spec.parents
+    masks = {t.spec.mask for t in cells(given_trials(ticket, replicate="finetune")).values()}
+    assert masks == {by_seed[2].identity}
+    alone = cells(given_trials(GivenSource(ref="t", default=by_seed[1])))
+    assert {trial.spec.mask for trial in alone.values()} == {by_seed[1].identity}
+    assert cells(given_trials(None)) == {}  # told by whoever looked it up
+
+
+def test_seeds_that_a_given_ticket_lacks_are_refused() -> None:
+    ticket = GivenSource(ref="t", default=facts_of(2), by_seed={2: facts_of(2), 5: facts_of(5)})
+    expected = (
+        r"transfer\.sources\[0\]\.mask: is 't', which has masks of the seeds 2, 5, but none of "
+        r"1, 3: under replicate: lineage .* Write seeds: \[2, 5\], or replicate: finetune"
+    )
+    with pytest.raises(SpecError, match=expected):
+        given_trials(ticket)
+
+
+def test_every_seeds_mask_must_fit() -> None:
+    """A ticket's masks are checked one by one, and faults of masks and seeds told together."""
+    by_seed = {1: facts_of(1), 2: facts_of(2, 500)}
+    with pytest.raises(SpecError) as end:
+        given_trials(GivenSource(ref="t", default=by_seed[1], by_seed=by_seed))
+    lacking, count = end.value.faults
+    assert "none of 3" in lacking.problem
+    assert "at 0.5: it removes 500 weights; the sweep transfers at 0.75, which is 750" in str(count)

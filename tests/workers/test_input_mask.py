@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from search_spaces.contracts import ArtifactRef, FailureClass, TrialRequest
-from search_spaces.models import ModelFacts
+from search_spaces.models import ModelFacts, ModelSpecYaml, resolve_model
 from search_spaces.prunable import PrunableSet
 from search_spaces.resolve import TaskFacts
-from search_spaces.trial import MaskSource, RandomLayerwiseMask, TrainedMask
+from search_spaces.trial import GivenMask, MaskSource, RandomLayerwiseMask, TrainedMask
 from tests.workers.requests import facts, request
 from workers.failures import TrialFailure
 from workers.input_mask import input_mask
@@ -112,3 +112,35 @@ def test_a_model_with_other_matrices_than_planned_is_refused(
     wanted = request(tmp_path, replace(model, identity=identity), task, mask=SOURCE)
     with pytest.raises(TrialFailure, match="another prunable set than the sweep was planned with"):
         input_mask(wanted)
+
+
+def test_a_given_mask_is_the_one_that_the_key_names(
+    toy: tuple[ModelFacts, TaskFacts], tmp_path: Path
+) -> None:
+    """By content and not by file: another mask of this size, or another size, is refused."""
+    mask = random_uniform(toy[0].prunable, K, seed=1)
+    source = GivenMask(mask_sha256=mask.sha256, num_removed=K)
+    found = input_mask(committed(tmp_path, toy, write_mask(mask, {"any": "thing"}), source))
+    assert found is not None and found.sha256 == mask.sha256
+    other = write_mask(random_uniform(toy[0].prunable, K, seed=2), {})
+    told = refusal(committed(tmp_path, toy, other, source))
+    assert "the trial needs " in told and "run the sweep again: it is copied again" in told
+    fewer = GivenMask(mask_sha256=mask.sha256, num_removed=K - 1)
+    told = refusal(committed(tmp_path, toy, write_mask(mask, {}), fewer))
+    assert f"removes {K} weights, but the trial needs one that removes {K - 1}" in told
+    wanted = committed(tmp_path, toy, b"", source)
+    (tmp_path / "mask.arrow").unlink()
+    assert "the file is missing" in refusal(wanted)
+
+
+def test_a_given_mask_without_the_pooler_widens(
+    toy: tuple[ModelFacts, TaskFacts], tmp_path: Path
+) -> None:
+    """On a target whose masks cover the pooler, all of that matrix is kept."""
+    pooled = resolve_model(
+        ModelSpecYaml(name="tiny", source=toy[0].place.folder, prunable="encoder+pooler")
+    )
+    mask = random_uniform(pooled.prunable.without_pooler(), K, seed=1)
+    source = GivenMask(mask_sha256=mask.sha256, num_removed=K)
+    found = input_mask(committed(tmp_path, (pooled, toy[1]), write_mask(mask, {}), source))
+    assert found is not None and found.prunable == pooled.prunable and found.num_removed == K
