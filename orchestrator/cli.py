@@ -84,14 +84,14 @@ def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(_plan_data(made), indent=2))
         return
-    show_plan(Console(), context.spec.name, made)
+    show_plan(Console(emoji=False), context.spec.name, made)
 
 
 @app.command()
 def run(sweep: SweepPath) -> None:
     """Run a sweep on Ray; what is committed already is reused, so the same command resumes."""
     context = SweepContext.open(sweep)
-    spec, console = context.spec, Console()
+    spec, console = context.spec, Console(emoji=False)
     store = Store(spec.store)
     made = _planned(context, store)
     console.print(plan_summary(made), highlight=False, soft_wrap=True)
@@ -173,7 +173,7 @@ def status(sweep: SweepPath, as_json: AsJson = False) -> None:
         data = [{**vars(row), "state": row.state.value} for row in rows]
         typer.echo(json.dumps({"sweep": meta["name"], "trials": data}, indent=2, default=str))
         return
-    show_status(Console(), meta["name"], rows, counts, has_ended(path))
+    show_status(Console(emoji=False), meta["name"], rows, counts, has_ended(path))
 
 
 @app.command("explain-key")
@@ -198,7 +198,7 @@ def explain_key(
     table = Table("field", short(key), short(other))
     for field, left, right in rows:
         table.add_row(field, str(left), str(right))
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 # Listed after the commands above, in this order.

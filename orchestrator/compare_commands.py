@@ -73,7 +73,7 @@ def compare(
         rows = [asdict(row) for row in compared]
         typer.echo(json.dumps({"compared": rows, "left_out": lacking}, indent=2))
         return
-    _show(Console(), compared, lacking)
+    _show(Console(emoji=False), compared, lacking)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _compare_files(first: Path, second: Path, as_json: bool) -> None:
         data = {"first": str(first), "second": str(second), **asdict(overlap)}
         typer.echo(json.dumps({**data, "matrices": [asdict(pair) for pair in pairs]}, indent=2))
         return
-    console = Console()
+    console = Console(emoji=False)
     show_masks(console, {f"A {first}, B {second}": overlap}, [])
     show_matrices(console, pairs)
 

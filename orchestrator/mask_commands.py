@@ -37,7 +37,7 @@ def show(file: MaskPath, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(mask.info().model_dump_json(indent=2))
         return
-    show_mask(Console(), str(file), mask.info())
+    show_mask(Console(emoji=False), str(file), mask.info())
 
 
 @app.command()
@@ -57,7 +57,7 @@ def compare(files: MaskPaths, as_json: AsJson = False) -> None:
         rows = [{"first": one, "second": other, "overlap": value} for one, other, value in found]
         typer.echo(json.dumps(rows, indent=2))
         return
-    show_overlaps(Console(), found)
+    show_overlaps(Console(emoji=False), found)
 
 
 @app.command()

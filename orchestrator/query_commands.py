@@ -32,7 +32,7 @@ def best(
     if as_json:
         typer.echo(json.dumps([vars(ticket) for ticket in found], indent=2))
         return
-    show_tickets(Console(), found)
+    show_tickets(Console(emoji=False), found)
 
 
 @app.command()
@@ -49,4 +49,4 @@ def lineage(
     if as_json:
         typer.echo(json.dumps([vars(row) for row in rows], indent=2))
         return
-    show_lineage(Console(), rows)
+    show_lineage(Console(emoji=False), rows)

@@ -70,7 +70,7 @@ def card(
         return
     from rich.markdown import Markdown  # loads a parser that no other command needs
 
-    Console().print(Markdown(found.card()))
+    Console(emoji=False).print(Markdown(found.card()))
 
 
 @app.command()
@@ -83,7 +83,7 @@ def registry(
     if as_json:
         typer.echo(json.dumps([vars(ticket) for ticket in found], indent=2))
         return
-    _show(Console(), found, uri)
+    _show(Console(emoji=False), found, uri)
 
 
 def registered_tickets(uri: str) -> list[RegisteredTicket]:

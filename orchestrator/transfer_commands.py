@@ -43,6 +43,6 @@ def transfer(
         return
     for table in tables:
         if table.split == split:
-            show_transfer(Console(), table)
+            show_transfer(Console(emoji=False), table)
     for one in overlaps:
-        show_source_overlaps(Console(), one)
+        show_source_overlaps(Console(emoji=False), one)
