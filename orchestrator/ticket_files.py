@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.ticket_queries import PREFIX, find_version, query_fields
 from search_spaces.errors import UserError
 from search_spaces.places import masked
 from search_spaces.ticket_info import CARD_FILE, INFO_FILE, TicketInfo, read_info
@@ -25,7 +26,8 @@ _RUN = re.compile(r"runs:/(?P<run>\w+)/(?P<folder>.+)")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _FORMS = (
     "Give 'models:/NAME@ALIAS', 'models:/NAME/VERSION', 'runs:/ID/ticket', a ticket's folder, "
-    "a mask file, *.arrow, or the id of a run: of a trial's, a verdict's or a ticket's."
+    "a mask file, *.arrow, 'query:task=NAME,sparsity=0.7', or the id of a run: of a trial's, a "
+    "verdict's or a ticket's."
 )
 
 
@@ -76,7 +78,7 @@ class TicketFiles:
 def is_local(ref: str) -> bool:
     """Whether a reference names a file or folder, so that MLflow is not asked."""
     is_run = _RUN_ID.fullmatch(ref) and not Path(ref).exists()
-    return not (is_run or ref.startswith(("models:", "runs:")))
+    return not (is_run or ref.startswith(("models:", "runs:", PREFIX)))
 
 
 def find_ticket(ref: str, uri: str | None = None) -> TicketFiles:
@@ -110,14 +112,20 @@ def _bytes_of(path: Path) -> bytes | None:
 
 def _in_mlflow(ref: str, uri: str) -> TicketFiles:
     registered, run = _REGISTERED.fullmatch(ref), _RUN.fullmatch(ref)
-    if not (registered or run or _RUN_ID.fullmatch(ref)):
+    is_query = ref.startswith(PREFIX)
+    if is_query:
+        query_fields(ref)
+    elif not (registered or run or _RUN_ID.fullmatch(ref)):
         raise UserError(f"'{ref}': not a form that tickets are found by. {_FORMS}")
     if not uri:
         raise UserError(f"'{ref}': where is MLflow? Give uri= (--uri), or set {URI_VARIABLE}.")
+    from orchestrator.registry import TICKET_FOLDER
     from orchestrator.tracking_client import explained, open_client
 
     client = open_client(uri)
     with explained(uri):
+        if is_query:
+            return _of_run(client, str(find_version(client, ref).run_id), TICKET_FOLDER, ref, uri)
         if run:
             _check_run(client, run["run"], ref, uri)
             return _of_run(client, run["run"], run["folder"], ref, uri)

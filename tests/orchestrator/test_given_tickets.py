@@ -87,6 +87,7 @@ def test_every_reference_leads_to_the_same_masks(tmp_path: Path, world: World) -
     folder = client.download_artifacts(run_id, "ticket", str(tmp_path))
     refs = [f"models:/{NAME}@sparsest-matching", f"models:/{NAME}/2", f"runs:/{run_id}/ticket"]
     refs += [run_id, verdict_at(world, 0.7), folder]
+    refs += ["query:task=toy,method=imp,sparsity=0.7", "query: sparsity=0.7"]
     context = SweepContext.open(moving(tmp_path, world, *refs))
     info = load_ticket(refs[0], uri=world.uri).metadata
     assert info is not None
@@ -208,3 +209,19 @@ def test_a_run_id_needs_an_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match=r"where is MLflow\?"):
         load_ticket("a" * 32)
+
+
+@pytest.mark.parametrize(
+    ("ref", "told"),
+    [
+        ("query:task=toy", "2 registered tickets are like that: models:/"),
+        ("query:task=toy,sparsity=0.65", "at 0.65; the nearest is at 0.7. There are 0.5, 0.7."),
+        ("query:task=other", "no registered ticket is like that. 'tickets registry' lists them."),
+        ("query:tsk=toy", "'tsk=toy' is no part of a query.*Did you mean 'task'"),
+        ("query:task", "'task' is no part of a query. Write name=value"),
+        ("query:sparsity=70", "sparsity is '70', but must be a fraction"),
+    ],
+)
+def test_queries_lead_to_one_ticket_or_say_why_not(world: World, ref: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        load_ticket(ref, uri=world.uri)
