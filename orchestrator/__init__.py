@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.tickets import load_ticket
+    from orchestrator.tickets import load_ticket, open_ticket
 
-__all__ = ["load_ticket"]
+__all__ = ["load_ticket", "open_ticket"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``load_ticket`` when it is asked for: commands do not need it and start sooner."""
-    if name == "load_ticket":
-        from orchestrator.tickets import load_ticket
+    """Import what is asked for only then: commands do not need it and start sooner."""
+    if name in __all__:
+        from orchestrator import tickets
 
-        return load_ticket
+        return getattr(tickets, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -157,6 +157,7 @@ class _Table:
             degenerate=sum(score.constant_predictor for score in scored),
             collapsed=tuple(sorted({name for mask in masks for name in mask.collapsed})),
             mixed_numerics=len(numerics) > 1,
+            not_theta0=any(trial.spec.start is not None for trial in ticket.values()),
             report_size=scored[0].num_examples if scored else None,
         )
 

@@ -29,6 +29,8 @@ FLAG_TEXTS = {
     "degenerate": "a fine-tuned ticket predicts the same for every example",
     "collapsed": "a matrix is left with under 1% of its weights",
     "mixed_numerics": "the scores compared come from more than one numerics class",
+    "not_theta0": "the ticket starts from a later step or from trained weights: no winning ticket "
+    "at theta_0, and not registered",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.ticket_files import TicketFiles, find_ticket
 from search_spaces.errors import Fault, SpecError, UserError
@@ -23,8 +23,44 @@ def load_ticket(
     model: str | None = None,
     revision: str | None = None,
     num_labels: int | None = None,
+    keep_zeros: bool = True,
+) -> Any:
+    """Return a model of transformers at theta_0 x mask, ready to fine-tune.
+
+    It is ``open_ticket(...).model``; that function has the mask and what is known of it too.
+
+    Args:
+        ref: As for ``open_ticket``.
+        seed: Likewise.
+        uri: Likewise.
+        model: Likewise.
+        revision: Likewise.
+        num_labels: Likewise.
+        keep_zeros: Whether masked weights stay exactly 0 under an optimizer: see
+            ``workers.ticket.Ticket.keep_zeros``.
+
+    Raises:
+        SpecError: As for ``open_ticket``.
+        UserError: Likewise.
+    """
+    ticket = open_ticket(
+        ref, seed=seed, uri=uri, model=model, revision=revision, num_labels=num_labels
+    )
+    if keep_zeros:
+        ticket.keep_zeros()
+    return ticket.model
+
+
+def open_ticket(
+    ref: str | os.PathLike[str],
+    *,
+    seed: int | None = None,
+    uri: str | None = None,
+    model: str | None = None,
+    revision: str | None = None,
+    num_labels: int | None = None,
 ) -> Ticket:
-    """Return a ticket as a model of transformers at theta_0 x mask, ready to fine-tune.
+    """Return a ticket: its model at theta_0 x mask, the mask, and what is known of it.
 
     Everything is checked by content before it is handed out: theta_0, the configuration, the
     prunable set and the mask.

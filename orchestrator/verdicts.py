@@ -68,6 +68,7 @@ class LevelScores:
         degenerate: Number of ticket trials that ended as a constant predictor.
         collapsed: Names of matrices left with under 1% of their weights.
         mixed_numerics: Whether the scores come from more than one numerics class.
+        not_theta0: Whether a ticket starts elsewhere than at theta_0 (method rule 6).
         report_size: Number of examples that a score is computed on, where known.
     """
 
@@ -78,6 +79,7 @@ class LevelScores:
     degenerate: int = 0
     collapsed: tuple[str, ...] = ()
     mixed_numerics: bool = False
+    not_theta0: bool = False
     report_size: int | None = None
 
 
@@ -223,6 +225,8 @@ def _flags(
         flags.append("collapsed")
     if scores.mixed_numerics:
         flags.append("mixed_numerics")
+    if scores.not_theta0:
+        flags.append("not_theta0")
     return tuple(flags)
 
 

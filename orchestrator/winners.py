@@ -51,7 +51,8 @@ def winners(
     """Return every level that matches on select under the sweep's rule, sparsest of a curve last.
 
     A level beyond one that fails is among them (``sparsest_any``), marked as not contiguous. A
-    level whose results do not tell their masks is not.
+    level whose results do not tell their masks is not, and no ticket that starts elsewhere than at
+    theta_0: it is more than theta_0 under a mask.
 
     Args:
         spec: The sweep.
@@ -64,7 +65,7 @@ def winners(
     for one in judged:
         report = reported[one.model, one.task, one.method]
         for index, level in enumerate(one.curve.levels if one.split == SELECT else ()):
-            if level.outcomes[spec.verdict.rule] == "matching":
+            if level.outcomes[spec.verdict.rule] == "matching" and "not_theta0" not in level.flags:
                 sides = _sides(one, index, trials)
                 made = _winner(one, report, index, sides, results)
                 found += [made] if made else []

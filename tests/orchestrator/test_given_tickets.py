@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from orchestrator.judging import judge_sweep
 from orchestrator.sweep_context import SweepContext
-from orchestrator.tickets import load_ticket
+from orchestrator.tickets import open_ticket
 from orchestrator.tracking import MlflowTracker
 from search_spaces.errors import SpecError, UserError
 from search_spaces.trial import GivenMask
@@ -89,7 +89,7 @@ def test_every_reference_leads_to_the_same_masks(tmp_path: Path, world: World) -
     refs += [run_id, verdict_at(world, 0.7), folder]
     refs += ["query:task=toy,method=imp,sparsity=0.7", "query: sparsity=0.7"]
     context = SweepContext.open(moving(tmp_path, world, *refs))
-    info = load_ticket(refs[0], uri=world.uri).metadata
+    info = open_ticket(refs[0], uri=world.uri).metadata
     assert info is not None
     expected = {mask.seed: mask.sha256 for mask in info.masks if mask.seed in (1, 2)}
     found = masks_of(context)
@@ -108,7 +108,7 @@ def test_a_finals_run_is_one_mask_for_all_seeds(tmp_path: Path, world: World) ->
     assert len(set(masks_of(context).values())) == 1
     (told,) = context.given.sentences(context.spec)
     assert "one mask for all seeds" in told and "; theta_0 " in told
-    ticket = load_ticket(run_id, uri=world.uri, model=BERT_TINY)
+    ticket = open_ticket(run_id, uri=world.uri, model=BERT_TINY)
     assert ticket.mask.sha256 == masks_of(context)["mine0", 1]
 
 
@@ -141,7 +141,7 @@ def test_seeds_that_the_ticket_lacks_are_refused(tmp_path: Path, world: World) -
         SweepContext.open(moving(tmp_path, world, ref, seeds=[1, 8]))
     shared = moving(tmp_path, world, ref, seeds=[1, 8], replicate="finetune")
     found = masks_of(SweepContext.open(shared))
-    assert set(found.values()) == {load_ticket(ref, uri=world.uri).mask.sha256}
+    assert set(found.values()) == {open_ticket(ref, uri=world.uri).mask.sha256}
 
 
 def test_a_ticket_of_one_search_is_one_mask_for_all_seeds(tmp_path: Path, world: World) -> None:
@@ -208,7 +208,7 @@ def test_planning_with_a_registered_ticket_imports_no_torch(tmp_path: Path, worl
 def test_a_run_id_needs_an_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match=r"where is MLflow\?"):
-        load_ticket("a" * 32)
+        open_ticket("a" * 32)
 
 
 @pytest.mark.parametrize(
@@ -224,4 +224,4 @@ def test_a_run_id_needs_an_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_queries_lead_to_one_ticket_or_say_why_not(world: World, ref: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        load_ticket(ref, uri=world.uri)
+        open_ticket(ref, uri=world.uri)

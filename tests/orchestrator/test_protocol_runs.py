@@ -81,6 +81,12 @@ def test_weights_go_from_trial_to_trial(preset: str, root: Path, cluster: str) -
     steps = {result.num_steps for result in results.values()}
     assert len(results) == 3 * len(SEEDS)
     assert len(steps) == (2 if preset == "late-rewind" else 1)
+    best = tickets(
+        "best", "--uri", f"sqlite:///{root}/{preset}.db", "--experiment", preset, "--json", cwd=root
+    )
+    assert all("not_theta0" in found["flags"] for found in json.loads(best.stdout))
+    listed = tickets("registry", "--uri", f"sqlite:///{root}/{preset}.db", "--json", cwd=root)
+    assert json.loads(listed.stdout) == []
     kept = [name for result in results.values() for name in result.artifacts if "weights" in name]
     assert len(kept) == len(SEEDS) * (1 if preset == "late-rewind" else 2)
 

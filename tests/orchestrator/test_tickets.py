@@ -1,4 +1,4 @@
-"""`load_ticket` and `tickets card`: every form of reference, and every message."""
+"""`load_ticket`, `open_ticket` and `tickets card`: every form of reference, and every message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from orchestrator import load_ticket
+from orchestrator import load_ticket, open_ticket
 from orchestrator.cli import main
 from orchestrator.ticket_card import render_card
 from orchestrator.ticket_files import find_ticket
@@ -23,6 +23,7 @@ from search_spaces.errors import SpecError, UserError
 from search_spaces.trial import Role
 from tests.orchestrator.ticket_worlds import BERT_TINY, World, make_world
 from tests.workers.requests import make_model
+from workers.ticket import masked_parameters
 
 pytest.importorskip("cognition", reason="BERT-tiny's package is not installed")
 NAME = "tickets-bert-tiny-toy"
@@ -55,8 +56,8 @@ def test_every_form_of_reference_leads_to_the_same_ticket(world: World, folder: 
     """Alias, version, run and folder: the same mask, the same weights, the same metadata."""
     run_id = MlflowClient(world.uri).get_model_version_by_alias(NAME, "s70").run_id
     refs = [f"models:/{NAME}@sparsest-matching", f"models:/{NAME}/2", f"runs:/{run_id}/ticket"]
-    tickets = [load_ticket(ref, uri=world.uri) for ref in refs]
-    tickets += [load_ticket(folder), load_ticket(str(folder))]
+    tickets = [open_ticket(ref, uri=world.uri) for ref in refs]
+    tickets += [open_ticket(folder), open_ticket(str(folder))]
     first = tickets[0]
     assert first.metadata is not None and first.num_revived() == 0
     assert first.mask.sha256 == first.metadata.mask_of(None, "").sha256
@@ -70,9 +71,7 @@ def test_every_form_of_reference_leads_to_the_same_ticket(world: World, folder: 
 
 def test_a_ticket_is_fine_tuned_with_plain_pytorch(world: World) -> None:
     """Three steps of AdamW with weight decay: the loss falls, the zeros stay."""
-    ticket = load_ticket(f"models:/{NAME}@s70", uri=world.uri, num_labels=2)
-    ticket.keep_zeros()
-    model = ticket.model
+    model = load_ticket(f"models:/{NAME}@s70", uri=world.uri, num_labels=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     ids, labels = torch.arange(1000, 1032).reshape(4, 8), torch.tensor([0, 1, 0, 1])
     losses = []
@@ -83,18 +82,30 @@ def test_a_ticket_is_fine_tuned_with_plain_pytorch(world: World) -> None:
         loss.backward()
         optimizer.step()
     assert losses[2] < losses[0]
-    assert ticket.num_revived() == 0
+    mask = open_ticket(f"models:/{NAME}@s70", uri=world.uri).mask
+    removed = [weights[gone] for weights, gone in masked_parameters(model, mask)]
+    assert sum(part.numel() for part in removed) == mask.num_removed
+    assert not any(part.any() for part in removed)
+
+
+def test_zeros_need_not_be_kept(world: World) -> None:
+    """Who fine-tunes without a mask gets theta_0 x mask and nothing more."""
+    model = load_ticket(f"models:/{NAME}@s70", uri=world.uri, keep_zeros=False)
+    mask = open_ticket(f"models:/{NAME}@s70", uri=world.uri).mask
+    weights, gone = next(masked_parameters(model, mask))
+    weights.sum().backward()
+    assert weights.grad is not None and bool((weights.grad[gone] == 1).all())
 
 
 def test_seeds_choose_masks(world: World) -> None:
     """By default the best on select, seed 3; another by its search seed."""
     ref = f"models:/{NAME}@s70"
-    best, first = load_ticket(ref, uri=world.uri), load_ticket(ref, uri=world.uri, seed=1)
+    best, first = open_ticket(ref, uri=world.uri), open_ticket(ref, uri=world.uri, seed=1)
     assert best.metadata is not None and best.metadata.default_seed == 3
     masks = {mask.seed: mask.sha256 for mask in best.metadata.masks}
     assert (best.mask.sha256, first.mask.sha256) == (masks[3], masks[1])
     with pytest.raises(UserError, match=r"seed is 9, but the ticket has masks of .* 1, 2, 3\. Nam"):
-        load_ticket(ref, uri=world.uri, seed=9)
+        open_ticket(ref, uri=world.uri, seed=9)
 
 
 def test_of_equally_good_masks_the_lowest_seed_is_the_default(tmp_path: Path, world: World) -> None:
@@ -106,12 +117,12 @@ def test_of_equally_good_masks_the_lowest_seed_is_the_default(tmp_path: Path, wo
 def test_a_bare_mask_file_needs_a_model(folder: Path) -> None:
     """It notes theta_0, which is checked; it has neither seeds nor a card."""
     file = folder / "mask-seed2.arrow"
-    ticket = load_ticket(file, model=BERT_TINY)
+    ticket = open_ticket(file, model=BERT_TINY)
     assert ticket.metadata is None and ticket.num_revived() == 0
     with pytest.raises(UserError, match=r"does not name its model\. Give model=, as a sweep's"):
-        load_ticket(file)
+        open_ticket(file)
     with pytest.raises(UserError, match="seed is 2, but a mask file holds one mask"):
-        load_ticket(file, model=BERT_TINY, seed=2)
+        open_ticket(file, model=BERT_TINY, seed=2)
     with pytest.raises(UserError, match=r"tells nothing of its ticket.*tickets mask show"):
         find_ticket(str(file)).card()
 
@@ -120,10 +131,10 @@ def test_the_uri_may_come_from_the_environment(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", world.uri)
-    assert load_ticket(f"models:/{NAME}@s50").mask.num_removed == 196608
+    assert open_ticket(f"models:/{NAME}@s50").mask.num_removed == 196608
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(UserError, match=r"where is MLflow\? Give uri= \(--uri\), or set MLFLOW_TR"):
-        load_ticket(f"models:/{NAME}@s50")
+        open_ticket(f"models:/{NAME}@s50")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +152,7 @@ def test_a_reference_that_leads_nowhere_says_what_there_is(
     world: World, ref: str, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        load_ticket(ref, uri=world.uri)
+        open_ticket(ref, uri=world.uri)
 
 
 def test_a_model_of_somebody_else_is_no_ticket(world: World) -> None:
@@ -149,7 +160,7 @@ def test_a_model_of_somebody_else_is_no_ticket(world: World) -> None:
     client.create_registered_model("theirs")
     client.create_model_version("theirs", "file:///nowhere")
     with pytest.raises(UserError, match="version 1 of theirs is no ticket of ours"):
-        load_ticket("models:/theirs/1", uri=world.uri)
+        open_ticket("models:/theirs/1", uri=world.uri)
 
 
 def test_a_run_without_a_ticket_is_refused(world: World) -> None:
@@ -157,7 +168,7 @@ def test_a_run_without_a_ticket_is_refused(world: World) -> None:
     experiment = client.get_experiment_by_name("tickets").experiment_id
     run_id = client.create_run(experiment).info.run_id
     with pytest.raises(UserError, match=rf"runs:/{run_id}/ticket: holds no ticket.json, so it is"):
-        load_ticket(f"runs:/{run_id}/ticket", uri=world.uri)
+        open_ticket(f"runs:/{run_id}/ticket", uri=world.uri)
 
 
 def test_mlflow_that_does_not_answer_is_said_within_seconds() -> None:
@@ -165,28 +176,28 @@ def test_mlflow_that_does_not_answer_is_said_within_seconds() -> None:
         held.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{held.getsockname()[1]}"
         with pytest.raises(UserError, match=f"MLflow at '{dead}' does not answer"):
-            load_ticket(f"models:/{NAME}@s70", uri=dead)
+            open_ticket(f"models:/{NAME}@s70", uri=dead)
 
 
 def test_a_folder_that_is_not_whole_is_refused(folder: Path) -> None:
     (folder / "mask-seed3.arrow").unlink()
     with pytest.raises(UserError, match=r"ticket: holds no mask-seed3.arrow, so it is no whole"):
-        load_ticket(folder)
+        open_ticket(folder)
     (folder / "ticket.json").unlink()
     with pytest.raises(UserError, match=r"ticket: holds no ticket.json, so it is no whole ticket"):
-        load_ticket(folder)
+        open_ticket(folder)
 
 
 def test_a_damaged_ticket_json_is_refused(folder: Path) -> None:
     """Also one of a later version, whose fields this one cannot know."""
     edited(folder, format_version=2)
     with pytest.raises(UserError, match=r"ticket.json: no ticket.json of format version 1: form"):
-        load_ticket(folder)
+        open_ticket(folder)
     (folder / "ticket.json").write_text("{")
     with pytest.raises(
         UserError, match=r"of format version 1: Invalid JSON.* Get the ticket again"
     ):
-        load_ticket(folder)
+        open_ticket(folder)
 
 
 def test_a_damaged_mask_and_a_swapped_one_are_refused(folder: Path) -> None:
@@ -194,26 +205,26 @@ def test_a_damaged_mask_and_a_swapped_one_are_refused(folder: Path) -> None:
     whole = mask.read_bytes()
     mask.write_bytes(whole[:-60])
     with pytest.raises(UserError, match=r"mask-seed3.arrow: the mask file is damaged"):
-        load_ticket(folder)
+        open_ticket(folder)
     shutil.copy(folder / "mask-seed1.arrow", mask)
     with pytest.raises(UserError, match=r"mask-seed3.arrow: another mask than the ticket's: exp"):
-        load_ticket(folder)
+        open_ticket(folder)
 
 
 def test_another_model_than_the_tickets_is_refused(folder: Path, tmp_path: Path) -> None:
     """Other weights, other matrices noted, another function: each is named with both hashes."""
     other = make_model(tmp_path / "other")
     with pytest.raises(UserError, match=r"other: another theta_0 than the ticket's: expected sha"):
-        load_ticket(folder, model=str(other))
+        open_ticket(folder, model=str(other))
     model = json.loads((folder / "ticket.json").read_text())["model"]
     identity = {**model["identity"], "prunable_sha256": "0" * 64}
     edited(folder, model={**model, "identity": identity})
     with pytest.raises(UserError, match=r"another prunable set than the ticket's: expec"):
-        load_ticket(folder)
+        open_ticket(folder)
     identity = {**model["identity"], "config_sha256": "1" * 64}
     edited(folder, model={**model, "identity": identity})
     with pytest.raises(UserError, match=r"another configuration than the ticket's: exp"):
-        load_ticket(folder)
+        open_ticket(folder)
 
 
 def test_a_model_that_is_not_at_hand_is_named(folder: Path) -> None:
@@ -221,8 +232,8 @@ def test_a_model_that_is_not_at_hand_is_named(folder: Path) -> None:
     model = json.loads((folder / "ticket.json").read_text())["model"]
     edited(folder, model={**model, "source": "/not/here"})
     with pytest.raises(SpecError, match=r"is '/not/here', which is no folder.*Or give model=, wh"):
-        load_ticket(folder)
-    assert load_ticket(folder, model=BERT_TINY).num_revived() == 0
+        open_ticket(folder)
+    assert open_ticket(folder, model=BERT_TINY).num_revived() == 0
 
 
 def test_the_cards_own_code_runs(world: World) -> None:
@@ -230,7 +241,7 @@ def test_the_cards_own_code_runs(world: World) -> None:
     card = find_ticket(f"models:/{NAME}@s70", world.uri).card()
     found = re.search(r"```python\n(.*?)```", card, re.S)
     assert found is not None
-    script = found[1] + "\nprint(type(model).__name__, model.num_labels, ticket.num_revived())"
+    script = found[1] + "\nprint(type(model).__name__, model.num_labels, len(tokenizer))"
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -240,7 +251,7 @@ def test_the_cards_own_code_runs(world: World) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "BertForSequenceClassification 2 0"
+    assert done.stdout.splitlines()[-1] == "BertForSequenceClassification 2 30522"
 
 
 def test_the_card_tells_what_there_is_to_tell(world: World) -> None:
@@ -278,7 +289,7 @@ def test_a_file_that_cannot_be_read_is_said(folder: Path) -> None:
     (folder / "ticket.json").unlink()
     (folder / "ticket.json").mkdir()
     with pytest.raises(UserError, match=r"ticket.json: cannot be read: Is a directory\. Check"):
-        load_ticket(folder)
+        open_ticket(folder)
 
 
 def test_a_card_hides_credentials(world: World) -> None:

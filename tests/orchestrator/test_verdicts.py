@@ -256,10 +256,12 @@ def test_flags() -> None:
     calm = ["0.89", "0.90", "0.91"]
     assert flags(calm, report_size=101) == ()
     assert flags(calm, report_size=100) == ("dev_noise",)
-    assert flags(calm, degenerate=1, collapsed=("pooler",), mixed_numerics=True) == (
+    every = {"degenerate": 1, "collapsed": ("pooler",), "mixed_numerics": True, "not_theta0": True}
+    assert flags(calm, **every) == (
         "degenerate",
         "collapsed",
         "mixed_numerics",
+        "not_theta0",
     )
 
 
