@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -70,12 +70,13 @@ FULL = (
     Size("BERT-base", num_layers=12, hidden=768, inner=3072, num_rounds=3, peer=TORCH),
     Size("BERT-large", num_layers=24, hidden=1024, inner=4096, num_rounds=3, peer=NUMPY),
 )
+QUICK = (replace(FULL[0], num_rounds=1),)
 SMOKE = Size("tiny", num_layers=2, hidden=16, inner=32, num_rounds=1, peer=TORCH)
 
 
-def run(smoke: bool) -> Report:
+def run(smoke: bool, quick: bool = False) -> Report:
     """Measure one prune of dense, normally distributed weights, each in a fresh process."""
-    sizes = (SMOKE,) if smoke else FULL
+    sizes = (SMOKE,) if smoke else QUICK if quick else FULL
     return Report(
         variants={
             TORCH: "prune.global_unstructured(..., L1Unstructured, amount=K); leaves float masks "

@@ -34,12 +34,13 @@ class Size:
 
 
 FULL = Size(bert_prunable(12, 768, 3072), num_rounds=7)
+QUICK = Size(FULL.prunable, num_rounds=2)
 SMOKE = Size(bert_prunable(2, 16, 32), num_rounds=1)
 
 
-def run(smoke: bool) -> Report:
+def run(smoke: bool, quick: bool = False) -> Report:
     """Measure masks of a BERT-base, whose removed weights are drawn at random."""
-    size = SMOKE if smoke else FULL
+    size = SMOKE if smoke else QUICK if quick else FULL
     with tempfile.TemporaryDirectory() as folder:
         cases = tuple(_case(size, sparsity, Path(folder)) for sparsity in size.sparsities)
     return Report(
