@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import combinations_with_replacement
 
@@ -14,7 +15,9 @@ from search_spaces.sweep import SweepSpec
 from search_spaces.trial import Trial, TrialSpec
 from workers.mask import Mask
 from workers.mask_algebra import overlap
-from workers.mask_file import read_mask
+from workers.mask_file import MaskFileError, read_mask
+
+_log = logging.getLogger(__name__)
 
 
 def source_overlaps(spec: SweepSpec, trials: Sequence[Trial], store: Store) -> list[SourceOverlaps]:
@@ -23,7 +26,7 @@ def source_overlaps(spec: SweepSpec, trials: Sequence[Trial], store: Store) -> l
     Args:
         spec: The sweep.
         trials: Its trials.
-        store: Where the masks are.
+        store: Where the masks are; a damaged one is warned of and counts as missing.
     """
     found = []
     specs = {trial.key: trial.spec for trial in trials}
@@ -77,7 +80,11 @@ def _read(spec: TrialSpec, store: Store) -> Mask | None:
         return None
     folder, _, name = ref.uri.rpartition("/")
     data = Storage(folder).read(name)
-    return None if data is None else read_mask(data, None, ref.uri)
+    try:
+        return None if data is None else read_mask(data, None, ref.uri)
+    except MaskFileError as error:  # the table does not need it: its overlaps are unknown
+        _log.warning("%s", error)
+        return None
 
 
 def _matrix(

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.compare_sides import mask_ref
 from orchestrator.finishing import mirror_finished, report_anew, tracker_of
 from orchestrator.source_masks import source_overlaps
 from orchestrator.sweep_context import SweepContext
@@ -75,3 +76,21 @@ def test_tickets_report_writes_and_logs_it(made: World, tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     assert f"{tmp_path}/overlap-01-bert-tiny.png" in said["figures"]
     assert f"{tmp_path}/transfers.csv" in said["tables"]
+
+
+def test_a_damaged_mask_is_warned_of_and_its_overlaps_are_unknown(
+    made: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest of the table and the report are there all the same."""
+    (one, *_) = (t for t in made.trials if t.main_role.label.startswith("transfer:a>"))
+    ref = mask_ref(made.store, one.spec)
+    assert ref is not None
+    path = Path(ref.uri)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9] + b"?" + whole[-8:])
+    try:
+        (found,) = source_overlaps(made.spec, made.trials, made.store)
+    finally:
+        path.write_bytes(whole)
+    assert "the mask file is damaged" in caplog.text and "run the sweep again" in caplog.text
+    assert found.values[1][1] == 1.0
