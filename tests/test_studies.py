@@ -159,3 +159,18 @@ def test_the_figures_lineages_are_the_tables(tmp_path: Path) -> None:
     known = {trial.key for trial in table}
     rounds = [t for t in figure if any(role.kind == "round" for role in t.roles)]
     assert rounds and all(trial.key in known for trial in rounds)
+
+
+def test_the_readme_quotes_the_cost_models_hours(tmp_path: Path) -> None:
+    """Table 2 and Figure 2 for BERT-base, then for BERT-large, in whole GPU-hours."""
+    hours = {}
+    for name in ("table2", "figure2"):
+        _, trials, plan = study(name, tmp_path)
+        model_of = {trial.key: trial.main_role.model for trial in trials}
+        for model in SHAPES:
+            seconds = sum(row.seconds for row in plan.rows if model_of[row.key] == model)
+            hours[model, name] = f"{seconds / 3600:.0f}"
+    text = " ".join((EXAMPLES.parent / "README.md").read_text().split())
+    base, large = ([hours[model, name] for name in ("table2", "figure2")] for model in SHAPES)
+    assert f"cost model {base[0]} and {base[1]} GPU-hours for BERT-base" in text
+    assert f"{large[0]} and {large[1]} for BERT-large" in text
