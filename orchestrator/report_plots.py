@@ -30,6 +30,7 @@ DENSE_COLOR = "#444444"
 WIDTH_INCH, HEIGHT_INCH, DPI = 6.4, 4.8, 160
 AXIS_POINT = 400.0  # about the width of the axis
 SLOT_POINT = 6.0  # between a mean, its seeds and the next series: whiskers do not overlap
+RING_POINT = 8  # radius of the ring around the best ticket, with some air
 MIN_LABEL_GAP = 0.055  # of the axis: labels of levels that are closer are left out
 
 
@@ -64,7 +65,7 @@ def _draw(curve: Curve, lowest: float, highest: float) -> bytes:
         shift = (2 * index - len(styled) + 0.5) * slot
         line = "-" if index < len(curve.tickets) else "--"
         _draw_series(axes, series, _Style(color, marker, line, shift, slot))
-    _label(axes, curve)
+    _label(axes, curve, reach_point=(len(styled) + 0.5) * slot + RING_POINT)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
@@ -79,9 +80,9 @@ def _draw_dense(axes: Axes, curve: Curve) -> None:
     if std is not None:
         band: dict[str, Any] = {"color": DENSE_COLOR, "alpha": 0.15, "linewidth": 0}
         axes.axhspan(mean - std, mean + std, label="dense ± 1 std", **band)
-    margin = mean - curve.delta
+    bound = mean - curve.delta
     name = f"noninferiority margin: dense − {curve.delta:g}"
-    axes.axhline(margin, color=DENSE_COLOR, linestyle=":", linewidth=1.4, label=name)
+    axes.axhline(bound, color=DENSE_COLOR, linestyle=":", linewidth=1.4, label=name)
 
 
 def _draw_series(axes: Axes, series: Series, style: _Style) -> None:
@@ -121,7 +122,8 @@ def _slot(levels: tuple[float, ...], num_series: int) -> float:
     return min(SLOT_POINT, 0.8 * gap * AXIS_POINT / (2 * num_series))
 
 
-def _label(axes: Axes, curve: Curve) -> None:
+def _label(axes: Axes, curve: Curve, reach_point: float) -> None:
+    """Name the axes, and leave room at the sides for what is drawn beside a level."""
     split = "select = report" if curve.same_split else curve.split
     # Names are the user's: a dollar sign in one must not begin a formula.
     title = f"{curve.task} · {curve.model} · {split}"
@@ -129,12 +131,22 @@ def _label(axes: Axes, curve: Curve) -> None:
     axes.set_xlabel("sparsity: prunable weights removed")
     axes.set_ylabel(curve.metric, parse_math=False)
     levels = curve.levels
-    margin = 0.06 * (levels[-1] - levels[0]) or 0.05
-    axes.set_xlim(levels[0] - margin, levels[-1] + margin)
+    room = margin(levels[-1] - levels[0], reach_point)
+    axes.set_xlim(levels[0] - room, levels[-1] + room)
     axes.set_xticks(levels, _tick_labels(levels, MIN_LABEL_GAP * (levels[-1] - levels[0])))
     axes.tick_params(axis="x", labelrotation=45 if len(levels) > 8 else 0)
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def margin(span: float, reach_point: float) -> float:
+    """Return the room at each side of the levels, in their unit.
+
+    Args:
+        span: From the first level to the last.
+        reach_point: How far something is drawn beside a level, in points.
+    """
+    return span * reach_point / (AXIS_POINT - 2 * reach_point) or 0.05
 
 
 def _tick_labels(levels: tuple[float, ...], min_gap: float) -> list[str]:
