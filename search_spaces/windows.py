@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -26,6 +26,8 @@ class Windows:
         ids: Token ids of each window.
         types: Segment ids, likewise.
         chars: First character and the one after the last, in the context, of each token.
+        can_begin: Whether an answer may begin at each token: of all windows that show a token of
+            the context, in the one that shows most around it.
         answers: First and last token of the answer; 0 and 0, the first token, in a window that
             does not hold the whole answer.
         question_of: Index of each window's question.
@@ -35,6 +37,7 @@ class Windows:
     ids: list[list[int]]
     types: list[list[int]]
     chars: list[npt.NDArray[np.int32]]
+    can_begin: list[npt.NDArray[np.bool_]]
     answers: list[tuple[int, int]]
     question_of: list[int]
     num_cut: int
@@ -71,7 +74,8 @@ def make_windows(
 
     As the reference's run_squad.py: a window holds the question, cut at ``max_query_length``,
     and as much of the context as fits; the next begins ``doc_stride`` tokens later, until the
-    context's end is reached. The first answer is the one that is learned.
+    context's end is reached. The first answer is the one that is learned. Where windows overlap,
+    an answer may begin in the window of "maximal context" only.
 
     Args:
         questions: In the order of the result.
@@ -81,7 +85,7 @@ def make_windows(
     """
     contexts = _encoded({question.context for question in questions}, pieces)
     asked = _encoded({question.text for question in questions}, pieces)
-    found = Windows([], [], [], [], [], 0)
+    found = Windows([], [], [], [], [], [], 0)
     num_cut = 0
     for index, question in enumerate(questions):
         query = list(asked[question.text].ids)
@@ -90,9 +94,11 @@ def make_windows(
         context = _Context(contexts[question.context])
         room = max_length - pieces.pair.num_specials - len(query)
         answer = context.tokens_of(*question.answers[0])
-        for begin, end in _spans(len(context.ids), room, min(room, source.doc_stride)):
-            _add(found, index, query, context, (begin, end), answer, pieces)
-    return Windows(found.ids, found.types, found.chars, found.answers, found.question_of, num_cut)
+        spans = list(_spans(len(context.ids), room, min(room, source.doc_stride)))
+        owners = fullest_spans(spans, len(context.ids))
+        for place, span in enumerate(spans):
+            _add(found, index, query, context, span, owners == place, answer, pieces)
+    return replace(found, num_cut=num_cut)
 
 
 class _Context:
@@ -126,12 +132,31 @@ def _spans(num_tokens: int, room: int, stride: int) -> Iterator[tuple[int, int]]
         begin += stride
 
 
+def fullest_spans(spans: Sequence[tuple[int, int]], num_tokens: int) -> npt.NDArray[np.intp]:
+    """Return for each token the span that shows most around it, the first of equals.
+
+    As ``_check_is_max_context`` of run_squad.py: the smaller of the tokens to the left and to the
+    right, plus a hundredth of the span's length.
+
+    Args:
+        spans: (first, one after the last) token of each.
+        num_tokens: Tokens that they cover together.
+    """
+    places = np.arange(num_tokens)
+    rows = []
+    for begin, end in spans:
+        around = np.minimum(places - begin, end - 1 - places) + 0.01 * (end - begin)
+        rows.append(np.where((places >= begin) & (places < end), around, -np.inf))
+    return np.asarray(np.argmax(np.array(rows), axis=0), dtype=np.intp)
+
+
 def _add(
     windows: Windows,
     index: int,
     query: list[int],
     context: _Context,
     span: tuple[int, int],
+    is_fullest: npt.NDArray[np.bool_],
     answer: tuple[int, int] | None,
     pieces: WordPieces,
 ) -> None:
@@ -147,6 +172,8 @@ def _add(
     first = len(before) + len(query) + len(between)
     chars = np.full((first + len(part) + len(after), 2), OUTSIDE, dtype=np.int32)
     chars[first : first + len(part)] = context.chars[begin:end]
+    can_begin = np.zeros(len(chars), dtype=np.bool_)
+    can_begin[first : first + len(part)] = is_fullest[begin:end]
     holds = answer is not None and begin <= answer[0] and answer[1] < end
     shift = first - begin
     windows.ids.append([*before, *query, *between, *part, *after])
@@ -154,6 +181,7 @@ def _add(
         list(chain.from_iterable(t if kind is None else [kind] * len(t) for t, kind in types))
     )
     windows.chars.append(chars)
+    windows.can_begin.append(can_begin)
     windows.answers.append(
         (answer[0] + shift, answer[1] + shift) if holds and answer is not None else (0, 0)
     )

@@ -58,18 +58,22 @@ class Spans:
         values, rows = logits.double().cpu().numpy(), []
         starts = batch.starts.cpu().numpy()
         for window, begin, end in zip(batch.indices, starts, starts[1:], strict=False):
-            chars = split.chars[split.offsets[window] : split.offsets[window + 1]]
-            rows.append(self._best(values[begin:end], chars))
+            tokens = slice(split.offsets[window], split.offsets[window + 1])
+            chars, can_begin = split.chars[tokens], split.can_begin[tokens]
+            rows.append(self._best(values[begin:end], chars, can_begin))
         return np.array(rows)
 
     def _best(
-        self, logits: npt.NDArray[np.float64], chars: npt.NDArray[np.int32]
+        self,
+        logits: npt.NDArray[np.float64],
+        chars: npt.NDArray[np.int32],
+        can_begin: npt.NDArray[np.bool_],
     ) -> tuple[float, float, float]:
         """Return (score, first character, one after the last) of a window's best span."""
         if not np.isfinite(logits).all():
             return np.nan, np.nan, np.nan
         best = [np.argsort(-logits[:, side], kind="stable")[: self._num_best] for side in (0, 1)]
-        firsts, lasts = (side[chars[side, 0] >= 0] for side in best)
+        firsts, lasts = best[0][can_begin[best[0]]], best[1][chars[best[1], 0] >= 0]
         lengths = lasts[None] - firsts[:, None] + 1
         scores = logits[firsts, 0][:, None] + logits[lasts, 1][None]
         scores = np.where((lengths > 0) & (lengths <= self._max_length), scores, NO_SPAN)

@@ -44,6 +44,7 @@ def window_table(windows: Windows) -> pa.Table:
             "label": pa.array(first),
             "last": pa.array(last),
             "chars": pa.array([c.ravel() for c in windows.chars], pa.large_list(pa.int32())),
+            "can_begin": pa.array(windows.can_begin, pa.large_list(pa.bool_())),
             "question": pa.array(windows.question_of, pa.int64()),
             "truncated": pa.array(np.arange(num) < windows.num_cut),
         }

@@ -29,7 +29,7 @@ from search_spaces.windows import make_windows
 from search_spaces.word_pieces import word_pieces
 from workers.token_tables import block_table, window_table, write_questions
 
-TOKENS_VERSION = 1
+TOKENS_VERSION = 2
 COMPLETE = "COMPLETE"
 QUESTIONS = ".questions.json"
 
@@ -69,11 +69,13 @@ class WindowSplit(TokenSplit):
     Attributes:
         chars: First character in the context and the one after the last of each token, -1 for
             tokens that are not the context's, shape (total tokens, 2).
+        can_begin: Whether an answer may begin at a token, shape (total tokens,).
         question_of: Index of each window's question, shape (n,).
         questions: JSON file of the questions' contexts and right answers.
     """
 
     chars: npt.NDArray[np.int32]
+    can_begin: npt.NDArray[np.bool_]
     question_of: npt.NDArray[np.int64]
     questions: Path
 
@@ -194,6 +196,7 @@ def _read(path: Path) -> TokenSplit:
         **{name: getattr(split, name) for name in ("ids", "types", "offsets", "num_truncated")},
         labels=np.stack([split.labels, last], axis=1),
         chars=table["chars"].chunk(0).values.to_numpy().reshape(-1, 2),
+        can_begin=table["can_begin"].chunk(0).values.to_numpy(zero_copy_only=False),
         question_of=table["question"].chunk(0).to_numpy(),
         questions=path.with_name(f"{path.stem}{QUESTIONS}"),
     )

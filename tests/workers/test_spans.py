@@ -64,6 +64,7 @@ def window_split(folder: Path, questions: list[Question], max_length: int = 14) 
         labels=np.stack([table["label"].to_numpy(), table["last"].to_numpy()], axis=1),
         num_truncated=0,
         chars=np.concatenate(table["chars"].to_pylist()).reshape(-1, 2).astype(np.int32),
+        can_begin=np.concatenate(table["can_begin"].to_pylist()),
         question_of=table["question"].to_numpy(),
         questions=folder / "report.questions.json",
     )
@@ -187,6 +188,34 @@ def test_only_allowed_spans_are_answers(tmp_path: Path) -> None:
     short = best(Spans(20, 2), {7: 5.0, 9: 3.0}, {10: 5.0})
     assert CONTEXT[int(short[1]) : int(short[2])] == "the tree" and short[0] == 8.0
     assert best(Spans(1, 30), {0: 5.0}, {0: 5.0}) == [NO_SPAN, 0.0, 0.0]
+
+
+def test_an_answer_begins_where_the_context_is_fullest(tmp_path: Path) -> None:
+    """Of two windows that show a token, the one with more around it may say that it begins there.
+
+    Windows begin at context tokens 0, 4, 8 and 12; token 5 ends the first one, where nothing stands
+    to its right, and is the second of the second one.
+    """
+    split, spans = window_split(tmp_path, [question("what does anna see ?", "tree")]), Spans(20, 30)
+    allowed = [
+        split.can_begin[split.offsets[window] : split.offsets[window + 1]].nonzero()[0] - 7
+        for window in range(4)
+    ]
+    assert [sorted(places + 4 * w) for w, places in enumerate(allowed)] == [
+        [0, 1, 2, 3, 4],
+        [5, 6, 7, 8],
+        [9, 10, 11, 12],
+        [13, 14],
+    ]
+    best = []
+    for window, place in ((0, 12), (1, 8)):  # token 5 in both
+        batch = spans.batch(split, np.array([window]), "unpadded", 0)
+        logits = torch.zeros(batch.num_tokens, 2)
+        logits[place] = 9.0
+        best.append(spans.rows(logits, batch, split)[0].tolist())
+    assert best[0][0] == 9.0  # another beginning, or another end
+    boris = CONTEXT.index("boris")
+    assert best[1] == [18.0, boris, boris + len("boris")]
 
 
 def test_contexts_are_written_once(tmp_path: Path) -> None:

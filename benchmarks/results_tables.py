@@ -1,0 +1,117 @@
+"""The tables of docs/results.md, written from a record.
+
+    python -m benchmarks.results_tables docs/results/minilm-controls.json
+
+Scores are shown as fractions, mean ± deviation over the seeds; differences of a transfer in points.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Record = Mapping[str, Any]
+
+
+def tables(record: Record) -> Iterator[str]:
+    """Yield the lines of all tables of a record."""
+    for task in dict.fromkeys(row["task"] for row in record["verdicts"]):
+        yield f"### {task}"
+        yield from levels(record, task)
+    for table in record.get("transfers", {}).get("tables", []):
+        yield f"### transfer, {table['split']}"
+        yield from transfers(record, table["split"])
+
+
+def levels(record: Record, task: str) -> Iterator[str]:
+    """Yield a line for the dense network and for each method and level of a task.
+
+    Columns of controls are shown where the task has any: the control's mean, and whether the
+    one-sided 95% lower bound of ticket - control is above 0.
+    """
+    rows = [row for row in record["verdicts"] if row["task"] == task]
+    names = list(dict.fromkeys(one["name"] for row in rows for one in row["controls"]))
+    header = ["", "select", "report", "vs dense, select", "noninferior", *names]
+    yield "| " + " | ".join(header) + " |"
+    yield "|---" * len(header) + "|"
+    first = rows[0]
+    dense = [
+        "dense",
+        _spread(first["dense_mean"], first["dense_std"]),
+        _score(first["report_dense_mean"]),
+    ]
+    yield "| " + " | ".join([*dense, *[""] * (len(header) - 3)]) + " |"
+    for row in rows:
+        yield "| " + " | ".join(_level(row, names)) + " |"
+
+
+def transfers(record: Record, split: str) -> Iterator[str]:
+    """Yield the matrix of a split: each source's mask on each target, in points against dense.
+
+    An asterisk marks a dark cell, at least as good as the target's own ticket; `lost` one that was
+    stopped after its first seed. The diagonal, in italics, is the target's own ticket.
+    """
+    (table,) = (one for one in record["transfers"]["tables"] if one["split"] == split)
+    cells = {(cell["source"], cell["target"]): cell for cell in table["cells"]}
+    sources, targets = (list(dict.fromkeys(pair[at] for pair in cells)) for at in (0, 1))
+    yield "| mask from | " + " | ".join(targets) + " | dark |"
+    yield "|---" * (len(targets) + 2) + "|"
+    for source in sources:
+        count = table["dark"][source]
+        shown = [_cell(cells[source, target]) for target in targets]
+        told = f"{count['num_dark']} of {count['num_targets']}"
+        yield f"| {source} | " + " | ".join(shown) + f" | {told} |"
+
+
+def overlaps(record: Record) -> Iterator[str]:
+    """Yield the matrix of how far the sources' masks overlap: kept by both / kept by either."""
+    for one in record["transfers"]["overlaps"]:
+        yield "| | " + " | ".join(one["names"]) + " |"
+        yield "|---" * (len(one["names"]) + 1) + "|"
+        for name, row in zip(one["names"], one["values"], strict=True):
+            yield f"| {name} | " + " | ".join(_score(value) for value in row) + " |"
+
+
+def _level(row: Mapping[str, Any], names: list[str]) -> list[str]:
+    controls = {one["name"]: one for one in row["controls"]}
+    outcome, told = row["outcomes"]["noninferior"], row["report_outcome"]
+    same = f"{outcome} ({told} on report)" + (" **best**" if row["is_best"] else "")
+    return [
+        f"{row['method']} {row['sparsity']:.0%}",
+        _spread(row["ticket_mean"], row["ticket_std"]),
+        _score(row["report_mean"]),
+        f"{row['difference']:+.4f}",
+        same,
+        *[_control(controls[name]) if name in controls else "" for name in names],
+    ]
+
+
+def _control(control: Mapping[str, Any]) -> str:
+    verdict = "beaten" if control["beats"] else "not beaten"
+    return f"{_score(control['mean'])}, {verdict}"
+
+
+def _cell(cell: Mapping[str, Any]) -> str:
+    if cell["difference_dense"] is None:
+        return str(cell["state"])
+    points = f"{100 * cell['difference_dense']:+.2f}"
+    if cell["state"] == "lost_futility":
+        return f"{points} lost"
+    if cell["state"] == "diagonal":
+        return f"*{points}*"
+    return f"{points} \\*" if cell["dark"] else points
+
+
+def _spread(mean: float, deviation: float) -> str:
+    return f"{_score(mean)} ± {_score(deviation)}"
+
+
+def _score(score: float | None) -> str:
+    return "" if score is None else f"{score:.4f}".replace("0.", ".", 1)
+
+
+if __name__ == "__main__":
+    print("\n".join(tables(json.loads(Path(sys.argv[1]).read_text()))))

