@@ -17,7 +17,7 @@ from orchestrator.rules import RULES
 from orchestrator.tracking_client import (
     active_experiment,
     explained,
-    open_client,
+    open_existing,
     quoted,
     search_all,
 )
@@ -175,7 +175,7 @@ def sweeps(uri: str, experiment: str) -> list[SweepRow]:
 
 
 def _opened(uri: str, experiment: str) -> tuple[MlflowClient, str]:
-    client = open_client(uri)
+    client = open_existing(uri)
     found = active_experiment(client, uri, experiment)
     if found is None:
         known = sorted(one.name for one in client.search_experiments())

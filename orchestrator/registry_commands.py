@@ -93,9 +93,9 @@ def registered_tickets(uri: str) -> list[RegisteredTicket]:
         UserError: MLflow does not answer.
     """
     from orchestrator.registry_versions import search_versions, ticket_models
-    from orchestrator.tracking_client import explained, open_client
+    from orchestrator.tracking_client import explained, open_existing
 
-    client = open_client(uri)
+    client = open_existing(uri)
     found: list[RegisteredTicket] = []
     with explained(uri):
         for model in ticket_models(client):

@@ -120,9 +120,9 @@ def _in_mlflow(ref: str, uri: str) -> TicketFiles:
     if not uri:
         raise UserError(f"'{ref}': where is MLflow? Give uri= (--uri), or set {URI_VARIABLE}.")
     from orchestrator.registry import TICKET_FOLDER
-    from orchestrator.tracking_client import explained, open_client
+    from orchestrator.tracking_client import explained, open_existing
 
-    client = open_client(uri)
+    client = open_existing(uri)
     with explained(uri):
         if is_query:
             return _of_run(client, str(find_version(client, ref).run_id), TICKET_FOLDER, ref, uri)

@@ -59,6 +59,20 @@ def open_client(uri: str, timeout_s: float = ANSWER_TIMEOUT_S) -> MlflowClient:
     return _connected(uri, None if uri.startswith("sqlite:") else timeout_s)
 
 
+def open_existing(uri: str) -> MlflowClient:
+    """Return a client to read with: no database is made where there is none.
+
+    Raises:
+        UserError: As for `open_client`, or the database does not exist.
+    """
+    if uri.startswith("sqlite:///") and not _sqlite_file(uri).exists():
+        raise UserError(
+            f"tracking.uri: there is no database {_sqlite_file(uri)}. "
+            "Run a sweep that writes it first, or name another one."
+        )
+    return open_client(uri)
+
+
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
     """Turn whatever MLflow's client raises inside into one sentence with the next step.
@@ -109,7 +123,7 @@ def found_or_made_experiment(client: MlflowClient, uri: str, name: str) -> str:
         return found
     place = None
     if uri.startswith("sqlite:///"):  # else files would lie below the current folder
-        folder = Path(uri.removeprefix("sqlite:///").split("?")[0]).absolute().parent
+        folder = _sqlite_file(uri).absolute().parent
         place = (folder / "mlartifacts" / content_key(name)[:10]).as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=place))
@@ -144,8 +158,12 @@ def quoted(value: str) -> str:
     return f"{mark}{value}{mark}"
 
 
+def _sqlite_file(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///").split("?")[0])
+
+
 def _make_parent(uri: str) -> None:
-    folder = Path(uri.removeprefix("sqlite:///").split("?")[0]).parent
+    folder = _sqlite_file(uri).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

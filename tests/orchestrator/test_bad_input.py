@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from orchestrator.cli import main
+from orchestrator.tracking_client import open_client
 from tests.search_spaces.makers import write_model
 
 Sweep = dict[str, Any]
@@ -317,9 +318,19 @@ def test_an_unknown_key_says_where_keys_are_listed(tickets: Tickets) -> None:
     assert "trials" in said and "tickets plan" in said
 
 
+def test_reading_makes_no_database(tickets: Tickets) -> None:
+    """A question to a database that is not there is told so, and leaves nothing behind."""
+    place = tickets.root / "other.db"
+    for command in (("best",), ("registry",), ("card", "models:/tickets-a-b@s50")):
+        said = tickets.refused(*command, "--uri", f"sqlite:///{place}")
+        assert f"no database {place}" in said and "Run a sweep" in said, command
+        assert not place.exists()
+
+
 def test_best_names_the_experiments_that_there_are(tickets: Tickets) -> None:
     """An unknown experiment, and a rule that is none, are one sentence each."""
     uri = f"sqlite:///{tickets.root}/mlflow.db"
+    open_client(uri)
     said = tickets.refused("best", "--uri", uri, "--experiment", "toi")
     assert "experiment 'toi'" in said and uri in said and "Default" in said
     said = tickets.refused("best", "--uri", uri, "--rule", "lucky")
