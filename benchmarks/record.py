@@ -19,6 +19,7 @@ from benchmarks.machine import Machine, cpu_fingerprint
 from orchestrator.journal_reader import EventRow, open_reader
 from orchestrator.judging import judge_sweep
 from orchestrator.report_tables import verdict_rows
+from orchestrator.source_masks import source_overlaps
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from orchestrator.transfer_judging import judge_transfers
@@ -59,7 +60,10 @@ def record(sweep: Path, cpu_s: float | None = None) -> dict[str, Any]:
         "cpu_s": cpu_s,
         "trial_s": round(sum(result.seconds["total"] for result in results.values()), 1),
         "verdicts": [asdict(row) for row in verdict_rows(judged, context.spec.verdict.rule)],
-        "transfers": transfer_data(judge_transfers(context.spec, context.trials, results)),
+        "transfers": transfer_data(
+            judge_transfers(context.spec, context.trials, results),
+            source_overlaps(context.spec, context.trials, store),
+        ),
         "stopped": [{"key": trial.key, "label": trial.main_role.label} for trial in left_out],
         "trials": [
             _row(trial, results[trial.key]) for trial in context.trials if trial.key in results

@@ -1,10 +1,11 @@
-"""The committed studies of controls: what follows from their scores."""
+"""The committed studies of controls and transfer: what follows from their scores."""
 
 from __future__ import annotations
 
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.search_spaces.makers import data_folder
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 CONTROLS = ("minilm-controls",)
+TRANSFERS = ("minilm-transfer",)
 SEEDS = (1, 2, 3)
 DELTA = 0.02
 
@@ -61,6 +63,24 @@ def test_verdicts_and_controls_follow_from_the_recorded_scores(name: str) -> Non
             assert beats(ticket, other).beats == control["beats"]
 
 
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_dark_cells_follow_from_the_recorded_scores(name: str) -> None:
+    """A cell is dark where its mean is at least that of the target's own ticket, on both splits."""
+    record = read(name)
+    for table in record["transfers"]["tables"]:
+        num_removed, split = table["num_removed"], table["split"]
+        assert len(table["cells"]) == 25
+        for cell in table["cells"]:
+            target = {"task": cell["target"], "num_removed": num_removed}
+            own = scores(record, split, kind="final", **target)
+            if cell["state"] == "judged":
+                found = scores(record, split, kind="transfer", source=cell["source"], **target)
+                assert set(found) == set(own) == set(SEEDS)
+                assert cell["dark"] == (mean(found.values()) >= mean(own.values())), cell
+            else:
+                assert cell["state"] in ("diagonal", "lost_futility")
+
+
 @pytest.mark.parametrize("name", CONTROLS)
 def test_the_page_shows_the_levels(name: str) -> None:
     """Every line of every task's table stands in docs/results.md."""
@@ -70,6 +90,27 @@ def test_the_page_shows_the_levels(name: str) -> None:
             assert line in page(), line
 
 
+@pytest.mark.parametrize("name", ("minilm-transfer", "minilm-one-mask"))
+def test_the_page_shows_the_tickets_of_the_transfer(name: str) -> None:
+    """Each task's own ticket, and of the transfer the dense network."""
+    record, shown = read(name), page()
+    for task in dict.fromkeys(row["task"] for row in record["verdicts"]):
+        lines = list(results_tables.levels(record, task))[2 if name == "minilm-transfer" else 3 :]
+        for line in lines:
+            assert f"| {task} {line}" in shown, line
+
+
+def test_foreign_cells_against_dense() -> None:
+    """How many are noninferior, by themselves and after Holm's correction, as the page says."""
+    tables = read("minilm-transfer")["transfers"]["tables"]
+    (cells,) = (one["cells"] for one in tables if one["split"] == "select")
+    foreign = [cell for cell in cells if cell["source"] != cell["target"]]
+    alone = sum(cell["noninferior"] for cell in foreign)
+    assert f"Against dense, {alone} of the 20 foreign cells are noninferior" in page()
+    assert all(cell["pvalue_holm"] > 0.05 for cell in foreign)
+    assert not any(cell["dark"] for cell in foreign)
+
+
 def test_the_page_compares_imp_with_pruning_at_once() -> None:
     """Every line of the paired differences stands in docs/results.md."""
     record = read("minilm-controls")
@@ -77,7 +118,20 @@ def test_the_page_compares_imp_with_pruning_at_once() -> None:
         assert line in page(), line
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_the_page_shows_the_matrices(name: str) -> None:
+    """Every line of the matrix on both splits and of the overlaps stands in docs/results.md."""
+    record = read(name)
+    lines = [
+        *results_tables.transfers(record, "select"),
+        *results_tables.transfers(record, "report"),
+        *results_tables.overlaps(record),
+    ]
+    for line in lines:
+        assert line in page(), line
+
+
+@pytest.mark.parametrize("name", (*CONTROLS, *TRANSFERS, "minilm-one-mask"))
 def test_the_sweeps_still_name_the_recorded_trials(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
