@@ -21,6 +21,7 @@ from orchestrator.registry import TicketRegistry
 from orchestrator.registry_commands import registered_tickets
 from orchestrator.registry_versions import level_alias, model_name
 from orchestrator.tracking import MlflowTracker
+from orchestrator.tracking_client import open_client
 from orchestrator.tracking_listener import TrackingListener
 from search_spaces.contracts import SplitScore, TrialState
 from search_spaces.errors import UserError
@@ -302,7 +303,9 @@ def test_the_command_lists_what_is_registered(uri: str, tmp_path: Path, say: Say
 
 
 def test_an_empty_registry_says_how_to_fill_it(tmp_path: Path, say: Say) -> None:
-    told = say("registry", "--uri", f"sqlite:///{tmp_path}/empty.db")
+    uri = f"sqlite:///{tmp_path}/empty.db"
+    open_client(uri)
+    told = say("registry", "--uri", uri)
     assert "No ticket is registered" in told and "'tickets run'" in told
 
 
