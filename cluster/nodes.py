@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import ray
@@ -33,7 +33,18 @@ def draining_nodes() -> set[str]:
     return set(ray._private.state.state.get_draining_nodes())
 
 
-def with_lost_nodes(failure: AttemptFailure, node_ids: Iterable[str]) -> AttemptFailure:
+def leaving_nodes() -> set[str]:
+    """Return the ids of the nodes that drain, and of those that were taken away before."""
+    dead = (node for node in ray.nodes() if not node["Alive"])
+    taken = {node["NodeID"] for node in dead if node.get("DeathReason") in _TAKEN_AWAY}
+    return draining_nodes() | taken
+
+
+def with_lost_nodes(
+    failure: AttemptFailure,
+    node_ids: Iterable[str],
+    leaving: Callable[[], set[str]] = leaving_nodes,
+) -> AttemptFailure:
     """Return a failure, as preemption if it broke a connection while a node was taken away.
 
     When a node goes, a rank on another node may notice before Ray does: it tells of a lost peer.
@@ -41,10 +52,11 @@ def with_lost_nodes(failure: AttemptFailure, node_ids: Iterable[str]) -> Attempt
     Args:
         failure: Of any class; only ``infrastructure`` may become ``preempted``.
         node_ids: Of the gang's ranks.
+        leaving: Asked only where it matters.
     """
     if failure.failure is not FailureClass.INFRASTRUCTURE:
         return failure
-    gone = sorted(set(node_ids) & (draining_nodes() | _taken_away_nodes()))
+    gone = sorted(leaving().intersection(node_ids))
     if not gone:
         return failure
     names = ", ".join(f"{node_id[:10]}" for node_id in gone)
@@ -54,8 +66,3 @@ def with_lost_nodes(failure: AttemptFailure, node_ids: Iterable[str]) -> Attempt
         failure=FailureClass.PREEMPTED,
         message=f"{message} What was seen: {failure.message}",
     )
-
-
-def _taken_away_nodes() -> set[str]:
-    dead = (node for node in ray.nodes() if not node["Alive"])
-    return {node["NodeID"] for node in dead if node.get("DeathReason") in _TAKEN_AWAY}

@@ -26,7 +26,7 @@ LIMITS = HangLimits(start=50, train=20, evaluate=30)
 TRAIN = ProgressPoint("train", 3, 10, 0.5, 7)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 12), st.booleans()), max_size=30))
 def test_only_time_without_progress_counts(looks: list[tuple[float, bool]]) -> None:
     """A stall is told exactly when the limit of the phase has passed since the last report."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.driver import run_sweep
@@ -33,6 +33,7 @@ NO_ROOM_FOR_ONE = (
 )
 
 
+@settings(deadline=None)
 @given(st.integers(1, 512), st.data())
 def test_sizes_divide_the_share_and_end_with_one(share: int, data: st.DataObject) -> None:
     """Each is at most half the one before, and none keeps an example out of the batch."""

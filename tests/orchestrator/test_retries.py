@@ -49,6 +49,7 @@ def test_no_class_exceeds_its_budget_or_uses_another_s(
         assert decision.not_before == now + RULES.wait_s(trial.key, failure, counts[failure])
 
 
+@settings(deadline=None)
 @given(
     st.text("0123456789abcdef", min_size=4, max_size=8),
     st.sampled_from(list(FailureClass)),
