@@ -251,7 +251,8 @@ class _Drive:
         may_retry = self._batches.can_shrink(key, failure)
         decision = self._scheduler.fail(key, failure, message, self.clock(), may_retry)
         note = self._batches.shrink(key, failure) if decision.will_retry else ""
-        failed = failed.model_copy(update={"message": message})
+        said = f"{message} Next: {note}." if note else message
+        failed = failed.model_copy(update={"message": said})
         self._record(failure_transitions(trial, failed, decision, note))
         self.listener.failed(trial, failed, decision.will_retry)
         cause = self._scheduler.cause(key)

@@ -59,7 +59,7 @@ def failure_transitions(
 
     Args:
         trial: Whose attempt failed.
-        failed: How.
+        failed: How; its message tells people of the note too.
         decision: What the scheduler made of it.
         note: What the next attempt does otherwise.
     """
@@ -68,9 +68,8 @@ def failure_transitions(
     payload |= {"note": note} if note else {}
     state = TrialState.PENDING if decision.will_retry else TrialState.FAILED
     reached = f"{trial.main_role.label} failed: {failed.message}"
-    said = f"{failed.message} Next: {note}." if note else failed.message
     return [
-        Transition(trial.key, state, "failed", message=said, payload=payload),
+        Transition(trial.key, state, "failed", message=failed.message, payload=payload),
         *(
             Transition(key, TrialState.BLOCKED, "blocked", reached, payload={"cause": trial.key})
             for key in decision.blocked

@@ -64,10 +64,11 @@ class MicroBatches:
         """Return a failure's message; where memory ran out, with the micro-batch at fault."""
         if failure is not FailureClass.OUT_OF_MEMORY or key not in self._sizes:
             return message
+        said = message if message.endswith((".", "!", "?")) else f"{message}."
         if self._size(key) > 1:
-            return f"{message} The micro-batch was {self._size(key)}."
+            return f"{said} The micro-batch was {self._size(key)}."
         return (
-            f"{message} The micro-batch was 1 and cannot be halved: let fewer gangs share a device "
+            f"{said} The micro-batch was 1 and cannot be halved: let fewer gangs share a device "
             "or node, or take one with more memory. A smaller max_length, or recipe.dtype: bf16, "
             "needs less too, but those are other trials."
         )

@@ -27,7 +27,7 @@ from tests.orchestrator.simulated import FakeClock, SimulatedExecutor
 
 OOM = FailureClass.OUT_OF_MEMORY
 NO_ROOM_FOR_ONE = (
-    "it broke The micro-batch was 1 and cannot be halved: let fewer gangs share a device or node, "
+    "it broke. The micro-batch was 1 and cannot be halved: let fewer gangs share a device or node, "
     "or take one with more memory. A smaller max_length, or recipe.dtype: bf16, needs less too, "
     "but those are other trials."
 )
@@ -120,7 +120,8 @@ def test_each_retry_has_half_the_micro_batch_and_the_same_key(tmp_path: Path) ->
     assert started == [None, *notes]
     assert run.events[-2].payload["note"] == notes[1]  # the attempt that succeeded
     first = next(event for event in run.events if event.kind == "failed")
-    assert first.payload["message"] == f"it broke The micro-batch was {whole}."
+    said = f"it broke. The micro-batch was {whole}. Next: {notes[0]}."
+    assert first.payload["message"] == said
 
 
 def test_other_trials_and_other_failures_keep_theirs(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_the_budget_ends_halving_too(tmp_path: Path) -> None:
     trial = wide_trial(64)
     run = Run(tmp_path, [trial], too_large(1))
     assert run.sizes == [None, 32, 16, 8]
-    assert run.outcome.failures[trial.key].message == "it broke The micro-batch was 8."
+    assert run.outcome.failures[trial.key].message == "it broke. The micro-batch was 8."
 
 
 def test_strict_numerics_forbids_another_micro_batch(tmp_path: Path) -> None:
