@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import OutOfMemoryError
 
 from cluster.attempts import AttemptFailure
+from cluster.nodes import was_taken_away
 from cluster.rank import RankPlace, RankReply
 from search_spaces.contracts import FailureClass
 
@@ -20,6 +21,8 @@ _MOST_TELLING = (
     FailureClass.OUT_OF_MEMORY,
     FailureClass.DIVERGED,
     FailureClass.ERROR,
+    FailureClass.HANG,
+    FailureClass.PREEMPTED,
     FailureClass.INFRASTRUCTURE,
 )
 
@@ -82,7 +85,7 @@ class RankCalls:
             self._failures.append(_with_log(reply.end, reply.place))
 
     def _name(self, rank: int) -> str:
-        return f"rank {rank} of {self._gang}" + _where(self._places[rank])
+        return f"rank {rank} of {self._gang}" + where(self._places[rank])
 
 
 def explain_death(error: BaseException, who: str) -> AttemptFailure:
@@ -95,7 +98,11 @@ def explain_death(error: BaseException, who: str) -> AttemptFailure:
     if isinstance(error, OutOfMemoryError):
         message = f"Ray ended {who} because its node ran out of memory."
         return AttemptFailure(FailureClass.OUT_OF_MEMORY, message, str(error))
-    message = f"{who[0].upper()}{who[1:]} died: {_reason(error)}"
+    subject = f"{who[0].upper()}{who[1:]}"
+    if was_taken_away(error):
+        message = f"{subject} was lost with its node, which was taken away: {_reason(error)}"
+        return AttemptFailure(FailureClass.PREEMPTED, message, str(error))
+    message = f"{subject} died: {_reason(error)}"
     return AttemptFailure(FailureClass.INFRASTRUCTURE, message, str(error))
 
 
@@ -105,12 +112,13 @@ def _reason(error: BaseException) -> str:
     return reason.split(" Some common causes include")[0]  # the details have all of it
 
 
-def _where(place: RankPlace | None) -> str:
+def where(place: RankPlace | None) -> str:
+    """Return a rank's process and log in brackets; "" while they are not known."""
     if place is None:
         return ""
     return f" (process {place.pid} on {place.node_ip}, log {place.log_path or 'unknown'})"
 
 
 def _with_log(failure: AttemptFailure, place: RankPlace) -> AttemptFailure:
-    details = f"{failure.details.rstrip()}\nLog of{_where(place)}"
+    details = f"{failure.details.rstrip()}\nLog of{where(place)}"
     return AttemptFailure(failure.failure, failure.message, details)

@@ -6,7 +6,7 @@ import time
 
 import ray
 
-from cluster.attempts import ConnectFunction, TrialFunction
+from cluster.attempts import ConnectFunction, TrialFunction, check_gang
 from cluster.gang import Gang, GangPlan
 from cluster.resources import plan_gangs
 from cluster.session import Session
@@ -79,10 +79,7 @@ class RayExecutor:
         """
         if self._is_closed:
             raise RuntimeError("This executor is closed.")
-        if request.compute != self._compute:
-            raise ValueError(
-                f"The request asks for {request.compute!r}, but the gangs are {self._compute!r}."
-            )
+        check_gang(request, self._compute)
         free = [slot for slot in self._slots if slot.is_free]
         if not free:
             raise RuntimeError(f"All {self.num_slots} slot(s) are taken: wait for an outcome.")

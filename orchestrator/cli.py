@@ -24,6 +24,7 @@ from orchestrator import (
 from orchestrator.choices import left_out
 from orchestrator.ctrl_c import CtrlC
 from orchestrator.ending import report_folder, show_places, show_verdicts
+from orchestrator.failing import failure_fields, failure_histories
 from orchestrator.journal_lock import has_ended
 from orchestrator.journal_reader import open_reader
 from orchestrator.listeners import SweepOutcome
@@ -169,11 +170,12 @@ def status(sweep: SweepPath, as_json: AsJson = False) -> None:
     path = journal_path(load_sweep(sweep))
     with open_reader(path) as reader:
         rows, counts, meta = reader.trials(), reader.counts(), reader.meta()
+        failures = failure_histories(reader.events(kind="failed"))
     if as_json:
-        data = [{**vars(row), "state": row.state.value} for row in rows]
+        data = [{**vars(row), **failure_fields(row, failures.get(row.key))} for row in rows]
         typer.echo(json.dumps({"sweep": meta["name"], "trials": data}, indent=2, default=str))
         return
-    show_status(Console(emoji=False), meta["name"], rows, counts, has_ended(path))
+    show_status(Console(emoji=False), meta["name"], rows, counts, has_ended(path), failures)
 
 
 @app.command("explain-key")

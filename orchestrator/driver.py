@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from orchestrator.failing import failure_transitions
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, Transition
 from orchestrator.listeners import Listener, SweepOutcome
+from orchestrator.micro_batches import MicroBatches
 from orchestrator.policies import Add, Policy
-from orchestrator.retries import RetryBudgets
+from orchestrator.retries import DEFAULT_RULES, RetryBudgets, RetryRules
 from orchestrator.scheduler import Scheduler
 from orchestrator.store import DamagedArtifactError, Store
 from search_spaces.contracts import (
@@ -49,6 +51,7 @@ def run_sweep(
     clock: Clock,
     make_request: RequestMaker,
     check: Callable[[], None] = lambda: None,
+    rules: RetryRules = DEFAULT_RULES,
 ) -> SweepOutcome:
     """Run every trial that the store does not hold yet.
 
@@ -65,6 +68,7 @@ def run_sweep(
         make_request: Turns a trial and an attempt's name into a request; a UserError that it
             raises fails the trial.
         check: Called in every round of the loop; may raise KeyboardInterrupt to stop the sweep.
+        rules: How trials are tried again, beside how often.
 
     Returns:
         How it ended. After a KeyboardInterrupt ``cancelled`` is True and nothing that was
@@ -87,6 +91,7 @@ def run_sweep(
             clock=clock,
             make_request=make_request,
             check=check,
+            rules=rules,
         )
         try:
             drive.reuse_committed()
@@ -119,9 +124,11 @@ class _Drive:
     clock: Clock
     make_request: RequestMaker
     check: Callable[[], None]
+    rules: RetryRules
 
     def __post_init__(self) -> None:
-        self._scheduler = Scheduler(self.graph, self.budgets)
+        self._scheduler = Scheduler(self.graph, self.budgets, self.rules)
+        self._batches = MicroBatches(is_fixed=self.rules.strict_numerics)
         self._inbox: deque[Outcome] = deque()  # returned by the executor, not yet dealt with
         self._num_running = 0
         self._next_heartbeat = self._next_progress = 0.0
@@ -188,12 +195,13 @@ class _Drive:
     def _start(self, key: str) -> None:
         trial = self.graph[key]
         attempt = new_attempt(self.journal.num_attempts(key) + 1)
-        payload = {"attempt": attempt}
-        self._record([Transition(key, TrialState.RUNNING, "started", payload=payload)])
+        note = self._batches.note(key)
+        payload = {"attempt": attempt} | ({"note": note} if note else {})
+        self._record([Transition(key, TrialState.RUNNING, "started", note, payload=payload)])
         self._scheduler.start(key, attempt)
         self._num_running += 1
         try:
-            request = self.make_request(trial, attempt)
+            request = self._batches.fit(self.make_request(trial, attempt))
         except UserError as error:
             self._fail(key, attempt, FailureClass.USER_ERROR, str(error))
             return
@@ -237,24 +245,15 @@ class _Drive:
         self._note_failure(Failed(trial_key=key, attempt=attempt, failure=failure, message=message))
 
     def _note_failure(self, failed: Failed) -> None:
-        key, trial = failed.trial_key, self.graph[failed.trial_key]
+        key, failure, trial = failed.trial_key, failed.failure, self.graph[failed.trial_key]
         self._num_running -= 1
-        decision = self._scheduler.fail(key, failed.failure, failed.message, self.clock())
-        payload = failed.model_dump(mode="json", exclude={"trial_key"})
-        payload |= {"will_retry": decision.will_retry, "not_before": decision.not_before}
-        state = self._scheduler.state(key)
-        reached = f"{trial.main_role.label} failed: {failed.message}"
-        self._record(
-            [
-                Transition(key, state, "failed", message=failed.message, payload=payload),
-                *(
-                    Transition(
-                        child, TrialState.BLOCKED, "blocked", reached, payload={"cause": key}
-                    )
-                    for child in decision.blocked
-                ),
-            ]
-        )
+        message = self._batches.explain(key, failure, failed.message)
+        may_retry = self._batches.can_shrink(key, failure)
+        decision = self._scheduler.fail(key, failure, message, self.clock(), may_retry)
+        note = self._batches.shrink(key, failure) if decision.will_retry else ""
+        said = f"{message} Next: {note}." if note else message
+        failed = failed.model_copy(update={"message": said})
+        self._record(failure_transitions(trial, failed, decision, note))
         self.listener.failed(trial, failed, decision.will_retry)
         cause = self._scheduler.cause(key)
         for child in decision.blocked:

@@ -56,9 +56,11 @@ class JournalReader:
             for key, label, kind, state, attempts, message, seconds, updated_at in rows
         ]
 
-    def events(self, after_id: int = 0) -> list[EventRow]:
-        """Return the events after one, oldest first."""
-        rows = self._select("SELECT * FROM event WHERE id > ? ORDER BY id", after_id)
+    def events(self, after_id: int = 0, kind: str = "") -> list[EventRow]:
+        """Return the events after one, oldest first; all kinds, or one."""
+        rows = self._select(
+            "SELECT * FROM event WHERE id > ? AND ? IN ('', kind) ORDER BY id", after_id, kind
+        )
         return [
             EventRow(id_, at, key, kind, json.loads(payload))
             for id_, at, key, kind, payload in rows

@@ -87,7 +87,7 @@ class LiveProgress(SilentListener):
         for item in progress:
             name = self._labels.get(item.trial_key, short(item.trial_key))
             steps = f"{item.step}/{item.num_steps} steps" if item.num_steps else ""
-            loss = f"loss {item.loss:.3f}" if item.step else ""
+            loss = f"loss {item.loss:.3f}" if item.loss else ""
             table.add_row("  running", escape(name), item.phase, steps, loss)
         self._live.update(Group(self._bar, table))
 

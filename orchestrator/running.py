@@ -9,14 +9,15 @@ from pathlib import Path
 
 from cluster.ray_executor import RayExecutor
 from cluster.session import Session
+from cluster.slot import GangLife
 from orchestrator.choices import policy_of
 from orchestrator.driver import run_sweep
 from orchestrator.journal import Journal
 from orchestrator.listeners import Listener, SweepOutcome
 from orchestrator.requests import compute_of, request_maker
+from orchestrator.retries import RetryRules, budgets_of
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
-from search_spaces.contracts import FailureClass
 from search_spaces.errors import UserError
 
 
@@ -39,13 +40,6 @@ def run_on_ray(
     """
     spec, compute = context.spec, compute_of(context.spec)
     store = Store(spec.store)
-    retries = spec.retries
-    budgets = {
-        FailureClass.ERROR: retries.error,
-        FailureClass.OUT_OF_MEMORY: retries.out_of_memory,
-        FailureClass.DIVERGED: retries.diverged,
-        FailureClass.INFRASTRUCTURE: retries.infrastructure,
-    }
     make_request = request_maker(spec, context.models, context.tasks, store, context.cache)
     store.check_writable()
     context.given.keep(spec)
@@ -54,18 +48,20 @@ def run_on_ray(
             refuse_unshared(ray, Path(spec.store).absolute())
         announce(f"Ray: {ray.description}  dashboard: {ray.dashboard_url or 'not started'}")
         wanted = None if spec.resources.gangs == "auto" else spec.resources.gangs
-        executor = RayExecutor(ray, compute, wanted)
+        life = GangLife(hang_limits=spec.retries.hang_after_s)
+        executor = RayExecutor(ray, compute, wanted, life)
         return run_sweep(
             context.trials,
             store,
             journal,
             executor,
             policy_of(spec, context.trials, store.read),
-            budgets,
+            budgets_of(spec.retries),
             listener,
             time.time,
             make_request,
             check,
+            RetryRules.of(spec.retries),
         )
 
 

@@ -12,7 +12,14 @@ from collections import Counter
 
 from orchestrator.costs import trial_flops
 from orchestrator.graph import TrialGraph
-from orchestrator.retries import DEFAULT_BUDGETS, Cause, Decision, RetryBudgets, backoff_s
+from orchestrator.retries import (
+    DEFAULT_BUDGETS,
+    DEFAULT_RULES,
+    Cause,
+    Decision,
+    RetryBudgets,
+    RetryRules,
+)
 from search_spaces.canonical import short
 from search_spaces.contracts import FailureClass, TrialState
 from search_spaces.trial import Trial
@@ -29,9 +36,15 @@ class Scheduler:
     first, then by the order in which the trials were given.
     """
 
-    def __init__(self, graph: TrialGraph, budgets: RetryBudgets = DEFAULT_BUDGETS) -> None:
+    def __init__(
+        self,
+        graph: TrialGraph,
+        budgets: RetryBudgets = DEFAULT_BUDGETS,
+        rules: RetryRules = DEFAULT_RULES,
+    ) -> None:
         self._graph = graph
         self._budgets = budgets
+        self._rules = rules
         self._states: dict[str, TrialState] = {}
         self._counts: Counter[TrialState] = Counter()
         self._causes: dict[str, Cause] = {}
@@ -100,7 +113,14 @@ class Scheduler:
         self._require(key, TrialState.PENDING, "be reused")
         self._finish_well(key)
 
-    def fail(self, key: str, failure: FailureClass, message: str, now: float) -> Decision:
+    def fail(
+        self,
+        key: str,
+        failure: FailureClass,
+        message: str,
+        now: float,
+        may_retry: bool = True,
+    ) -> Decision:
         """Take note of a failed attempt, and decide between a retry and the end.
 
         Args:
@@ -108,6 +128,7 @@ class Scheduler:
             failure: Its class; each class has its own budget, and a user error has none.
             message: One sentence for people.
             now: Seconds since the epoch.
+            may_retry: False where the driver knows that another attempt cannot go otherwise.
 
         Raises:
             SchedulerError: When the trial is not running.
@@ -115,8 +136,9 @@ class Scheduler:
         self._require(key, TrialState.RUNNING, "fail")
         self._num_failures[key, failure] += 1
         num_failures = self._num_failures[key, failure]
-        if failure is not FailureClass.USER_ERROR and num_failures <= self._budgets.get(failure, 0):
-            return self._retry(key, now + backoff_s(failure, num_failures))
+        budget = 0 if failure is FailureClass.USER_ERROR else self._budgets.get(failure, 0)
+        if may_retry and num_failures <= budget:
+            return self._retry(key, now + self._rules.wait_s(key, failure, num_failures))
         self._set_state(key, TrialState.FAILED)
         cause = Cause(key, failure, message)
         self._causes[key] = cause

@@ -38,7 +38,9 @@ class FailureClass(StrEnum):
     USER_ERROR = "user_error"  # the request itself is wrong: never retried
     DIVERGED = "diverged"  # NaN or infinite loss
     OUT_OF_MEMORY = "out_of_memory"
+    PREEMPTED = "preempted"  # its node was taken away on purpose: drained, or a spot node reclaimed
     INFRASTRUCTURE = "infrastructure"  # a process, node or connection died
+    HANG = "hang"  # alive, but without progress for longer than its phase's limit
     ERROR = "error"  # anything else that the trial raised
 
 
@@ -163,6 +165,14 @@ class Compute(Frozen):
     micro_batch_size: int | None = Field(default=None, ge=1, description="None = whole share.")
     layout: Literal["unpadded", "padded"] = "unpadded"
 
+    def same_gang(self, other: Compute) -> bool:
+        """Whether one gang can serve both: they differ at most in the micro-batch."""
+        return self.with_micro_batch(other.micro_batch_size) == other
+
+    def with_micro_batch(self, size: int | None) -> Compute:
+        """Return the same with so many examples at once on each rank."""
+        return self.model_copy(update={"micro_batch_size": size})
+
 
 class TrialRequest(Frozen):
     """Everything that a gang needs to run one attempt of one trial."""
@@ -187,7 +197,7 @@ class Reporter(Protocol):
     """Told by rank 0 how a trial gets on."""
 
     def phase(self, name: str) -> None:
-        """A phase begins: load, train, evaluate, prune."""
+        """A phase begins: load, train, evaluate, prune; told again, it goes on."""
 
     def step(self, step: int, num_steps: int, loss: float) -> None:
         """Some optimizer steps have been taken."""
@@ -252,7 +262,10 @@ class Executor(Protocol):
         """Where trials run, for people."""
 
     def submit(self, request: TrialRequest) -> None:
-        """Start an attempt; raises RuntimeError when no slot is free."""
+        """Start an attempt; raises RuntimeError when no slot is free.
+
+        Its micro-batch may be its own; a request for another gang raises ValueError.
+        """
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Return the outcomes that are there, after at most ``timeout_s`` when there are none."""

@@ -20,7 +20,7 @@ from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo
 from orchestrator.listeners import ListenerGroup, SilentListener
 from orchestrator.policies import Add, LadderPolicy, Skip
-from orchestrator.retries import BACKOFF_BASE_S, DEFAULT_BUDGETS
+from orchestrator.retries import DEFAULT_BUDGETS, DEFAULT_RULES
 from orchestrator.store import Store
 from search_spaces.contracts import FailureClass, TrialState
 from search_spaces.errors import UserError
@@ -208,8 +208,9 @@ def test_infrastructure_failures_are_tried_again_later(world):
     assert world.run([unlucky, other], fail=fail, num_slots=1).succeeded
     assert world.submitted == [unlucky.key, other.key, unlucky.key, unlucky.key]
     starts = world.executor.started_at
-    assert starts[2] - starts[0] >= BACKOFF_BASE_S
-    assert starts[3] - starts[2] >= 2 * BACKOFF_BASE_S
+    shortest_s = DEFAULT_RULES.base_s * (1 - DEFAULT_RULES.jitter)
+    assert starts[2] - starts[0] >= shortest_s
+    assert starts[3] - starts[2] >= 2 * shortest_s
     assert world.diary.of("retry") == [unlucky.key] * 2
     assert world.rows()[unlucky.key].attempts == 3
     numbers = [attempt[:6] for key, attempt in world.executor.submitted if key == unlucky.key]
