@@ -19,7 +19,9 @@ from orchestrator import (
     mask_commands,
     query_commands,
     registry_commands,
+    steering_commands,
     transfer_commands,
+    watch_commands,
 )
 from orchestrator.choices import left_out
 from orchestrator.ctrl_c import CtrlC
@@ -30,6 +32,7 @@ from orchestrator.listeners import SweepOutcome
 from orchestrator.plan import Plan, make_plan
 from orchestrator.requests import compute_of
 from orchestrator.screens import plan_summary, show_plan, show_status
+from orchestrator.steering import held_back
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext, journal_path
 from search_spaces.canonical import canonical_json, short
@@ -202,6 +205,8 @@ def explain_key(
 
 
 # Listed after the commands above, in this order.
+app.add_typer(watch_commands.app)
+app.add_typer(steering_commands.app)
 app.add_typer(query_commands.app)
 app.command()(transfer_commands.transfer)
 app.add_typer(compare_commands.app)
@@ -226,6 +231,7 @@ def main() -> None:
 
 def _planned(context: SweepContext, store: Store) -> Plan:
     skipped = left_out(context.spec, context.trials, store.read)
+    skipped |= held_back(context.journal_path, context.trials)
     return make_plan(context.trials, store, compute_of(context.spec), skipped)
 
 

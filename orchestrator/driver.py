@@ -11,13 +11,16 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from orchestrator.advice import Advice
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, Transition
 from orchestrator.listeners import Listener, SweepOutcome
-from orchestrator.policies import Add, Policy
+from orchestrator.policies import Policy
 from orchestrator.retries import RetryBudgets
-from orchestrator.scheduler import Scheduler
+from orchestrator.steered_scheduler import SteeredScheduler
+from orchestrator.steering import Steering
 from orchestrator.store import DamagedArtifactError, Store
+from orchestrator.vitals import Vitals
 from search_spaces.contracts import (
     Clock,
     Executor,
@@ -76,17 +79,9 @@ def run_sweep(
     """
     try:
         store.check_writable()
+        graph = TrialGraph(trials)
         drive = _Drive(
-            graph=TrialGraph(trials),
-            store=store,
-            journal=journal,
-            executor=executor,
-            policy=policy,
-            budgets=budgets,
-            listener=listener,
-            clock=clock,
-            make_request=make_request,
-            check=check,
+            graph, store, journal, executor, policy, budgets, listener, clock, make_request, check
         )
         try:
             drive.reuse_committed()
@@ -96,6 +91,7 @@ def run_sweep(
     finally:
         executor.close()
     outcome = drive.outcome()
+    journal.end(clock())
     listener.finished(outcome)
     return outcome
 
@@ -121,7 +117,10 @@ class _Drive:
     check: Callable[[], None]
 
     def __post_init__(self) -> None:
-        self._scheduler = Scheduler(self.graph, self.budgets)
+        self._scheduler = SteeredScheduler(self.graph, self.budgets)
+        self._steering = Steering(self.graph, self._scheduler, self.journal, self.executor)
+        self._advice = Advice(self.graph, self._scheduler, self.journal, self.policy)
+        self._vitals = Vitals(self.graph, self._scheduler, self.executor)
         self._inbox: deque[Outcome] = deque()  # returned by the executor, not yet dealt with
         self._num_running = 0
         self._next_heartbeat = self._next_progress = 0.0
@@ -137,15 +136,20 @@ class _Drive:
                 result = committed[key].result
                 self.listener.reused(self.graph[key], result)
                 self._consult(key, result)
+        self._steering.restore(self.clock())
 
     def run(self) -> None:
         """Go on until no trial is pending or running."""
+        self._steer()  # also where nothing is open: a command may reopen it
         while not self._scheduler.is_finished:
             self.check()
+            self._steer()
             self._start_ready()
             if not self._scheduler.is_finished:
                 wakeup_s = self._scheduler.next_wakeup(self.clock())
-                timeout_s = WAIT_S if wakeup_s is None else min(WAIT_S, wakeup_s)
+                if wakeup_s is None or self._steering.is_paused:
+                    wakeup_s = WAIT_S
+                timeout_s = min(WAIT_S, wakeup_s)
                 self._inbox.extend(self.executor.wait(timeout_s))
                 self._empty_inbox()
                 self._show_life()
@@ -168,6 +172,8 @@ class _Drive:
     def _start_ready(self) -> None:
         """Fill the free slots; a trial that another sweep has committed meanwhile is reused."""
         while (num_free := self.executor.num_slots - self._num_running) > 0:
+            if self._steering.is_paused:
+                return
             ready = self._scheduler.ready(self.clock(), num_free)
             if not ready:
                 return
@@ -179,8 +185,7 @@ class _Drive:
                     self._start(key)
 
     def _reuse(self, key: str, result: TrialResult) -> None:
-        done = _done(key, "reused", result)
-        self._record([done])
+        self._record([_done(key, "reused", result)])
         self._scheduler.reuse(key)
         self.listener.reused(self.graph[key], result)
         self._consult(key, result)
@@ -198,6 +203,7 @@ class _Drive:
             self._fail(key, attempt, FailureClass.USER_ERROR, str(error))
             return
         self.executor.submit(request)
+        self._vitals.compute = request.compute
         self.listener.started(trial, attempt)
 
     def _empty_inbox(self) -> None:
@@ -262,20 +268,19 @@ class _Drive:
             self.listener.blocked(self.graph[child], cause)
 
     def _consult(self, key: str, result: TrialResult) -> None:
-        """Let the policy add and skip trials in the light of a result."""
-        events = self.policy.on_result(self.graph, self._scheduler, self.graph[key], result)
-        for event in events:
-            if isinstance(event, Add):
-                added = self._scheduler.add(event.trial)
-                self.journal.add(added, event.trial, event.reason, self.clock())
-                if cause := self._scheduler.cause(added):
-                    state = self._scheduler.state(added)
-                    self._record([Transition(added, state, state.lower(), cause.message)])
-            elif self._scheduler.state(event.key) is TrialState.PENDING:  # one may skip another
-                skipped = self._scheduler.skip(event.key, event.reason)
-                self._record(
-                    Transition(k, TrialState.SKIPPED, "skipped", event.reason) for k in skipped
-                )
+        self._vitals.note(key, result)
+        self._advice.take(key, result, self.clock())
+
+    def _steer(self) -> None:
+        """Do what people have asked for since the last look; may raise KeyboardInterrupt."""
+        effects = self._steering.look(self.clock())
+        self._num_running -= effects.num_ended
+        for text in effects.said:
+            self.listener.steered(text)
+        if effects.reopened:  # what a policy would have skipped may be among it
+            self._advice.take_again(self.store.read, self.clock())
+        if effects.stop:
+            raise KeyboardInterrupt
 
     def _show_life(self) -> None:
         now = self.clock()
@@ -284,7 +289,7 @@ class _Drive:
             self.listener.progress(self.executor.progress())
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_S
-            self.journal.heartbeat(now)
+            self.journal.show_life(self._vitals.now(now), now)
 
     def _record(self, transitions: Iterable[Transition]) -> None:
         self.journal.record(transitions, self.clock())
