@@ -20,7 +20,7 @@ from orchestrator.retries import RetryBudgets
 from orchestrator.steered_scheduler import SteeredScheduler
 from orchestrator.steering import Steering
 from orchestrator.store import DamagedArtifactError, Store
-from orchestrator.vitals import Vitals
+from orchestrator.vitals import LifeSigns, Vitals
 from search_spaces.contracts import (
     Clock,
     Executor,
@@ -36,7 +36,6 @@ from search_spaces.errors import UserError
 from search_spaces.trial import Trial
 
 WAIT_S = 0.5  # longest time without a look at retries and progress
-HEARTBEAT_S = 5.0
 
 RequestMaker = Callable[[Trial, str], TrialRequest]
 
@@ -121,9 +120,9 @@ class _Drive:
         self._steering = Steering(self.graph, self._scheduler, self.journal, self.executor)
         self._advice = Advice(self.graph, self._scheduler, self.journal, self.policy)
         self._vitals = Vitals(self.graph, self._scheduler, self.executor)
+        self._life_signs = LifeSigns(self._vitals, self.executor, self.journal, self.listener)
         self._inbox: deque[Outcome] = deque()  # returned by the executor, not yet dealt with
         self._num_running = 0
-        self._next_heartbeat = self._next_progress = 0.0
         self._cancelled = False
 
     def reuse_committed(self) -> None:
@@ -152,7 +151,7 @@ class _Drive:
                 timeout_s = min(WAIT_S, wakeup_s)
                 self._inbox.extend(self.executor.wait(timeout_s))
                 self._empty_inbox()
-                self._show_life()
+                self._life_signs.show(self.clock())
 
     def cancel(self) -> None:
         """Keep what has finished, then give up the rest."""
@@ -281,15 +280,6 @@ class _Drive:
             self._advice.take_again(self.store.read, self.clock())
         if effects.stop:
             raise KeyboardInterrupt
-
-    def _show_life(self) -> None:
-        now = self.clock()
-        if now >= self._next_progress:
-            self._next_progress = now + WAIT_S
-            self.listener.progress(self.executor.progress())
-        if now >= self._next_heartbeat:
-            self._next_heartbeat = now + HEARTBEAT_S
-            self.journal.show_life(self._vitals.now(now), now)
 
     def _record(self, transitions: Iterable[Transition]) -> None:
         self.journal.record(transitions, self.clock())

@@ -56,7 +56,7 @@ class DriverLife:
             case "ended":
                 return f"not running; {who} has ended"
             case "died":
-                return f"not running; {who} died without ending the sweep"
+                return f"not running; {who} is gone and has not ended the sweep"
 
 
 def driver_life(meta: Mapping[str, str], journal_path: Path, now: float) -> DriverLife:

@@ -12,10 +12,14 @@ from typing import Any
 
 from orchestrator.costs import Speed, SpeedClass, estimate, measure
 from orchestrator.graph import TrialGraph
+from orchestrator.journal import Journal
+from orchestrator.listeners import Listener
 from orchestrator.scheduler import Scheduler
 from search_spaces.contracts import Compute, Executor, Progress, TrialResult
 
 NUM_SPEEDS = 50  # newest results of a speed class that its speed is the median of
+PROGRESS_S = 0.5  # between two looks at the running attempts
+HEARTBEAT_S = 5.0
 OUTLOOK_S = 15.0  # between two looks at all open trials
 
 
@@ -76,6 +80,26 @@ class Vitals:
         if not self._executor.num_slots:
             return None
         return max(total_s / self._executor.num_slots, max(chains.values(), default=0.0))
+
+
+class LifeSigns:
+    """Tells the listener and, less often, the journal that the run lives and how it gets on."""
+
+    def __init__(
+        self, vitals: Vitals, executor: Executor, journal: Journal, listener: Listener
+    ) -> None:
+        self._vitals, self._executor = vitals, executor
+        self._journal, self._listener = journal, listener
+        self._next_progress = self._next_heartbeat = 0.0
+
+    def show(self, now: float) -> None:
+        """Give the signs that are due."""
+        if now >= self._next_progress:
+            self._next_progress = now + PROGRESS_S
+            self._listener.progress(self._executor.progress())
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT_S
+            self._journal.show_life(self._vitals.now(now), now)
 
 
 def _median(speeds: list[Speed]) -> Speed:

@@ -186,7 +186,7 @@ def grid_place(label: str) -> tuple[str, str]:
     kind, task, *rest = label.split(":")
     words = [word for word in rest[:-1] if not _ROUND.fullmatch(word)]
     level = words.pop() if words and _is_number(words[-1]) else DENSE
-    which = {"round": "search", "control": "control", "transfer": "transfer"}.get(kind, "")
+    which = {"round": "search", "transfer": "transfer"}.get(kind, "")
     return " ".join(word for word in (task, *words, which) if word), level
 
 

@@ -32,41 +32,42 @@ BAR_WIDTH = 60
 
 def draw(frame: Frame) -> RenderableType:
     """Return a frame as something that rich prints."""
-    parts: list[RenderableType] = [_head(frame), _bar(frame), _kinds(frame), _grid(frame.grid)]
+    if not frame.kinds:
+        return Group(_head(frame), Text("Its trials are not in the journal yet."))
+    parts: list[RenderableType] = [_head(frame), _bar(frame), _kinds(frame)]
     if frame.running:
         parts.append(_running(frame))
     if frame.failed:
         parts.append(_failed(frame))
     parts += [Text(text, style="italic") for text in frame.commands]
+    parts.append(_grid(frame.grid))  # last: a low terminal cuts what is below
     return Group(*parts)
 
 
 def _head(frame: Frame) -> Text:
     colour = {"alive": "green", "silent": "yellow", "ended": "white", "died": "red"}
-    text = Text.assemble(("sweep ", ""), (frame.name, "bold"), ("  ", ""))
+    text = Text.assemble("sweep ", (frame.name, "bold"), "  ")
     text.append(frame.life.text, style=colour[frame.life.state])
-    if frame.is_paused:
-        text.append("  PAUSED: 'tickets resume' lets it go on", style="bold yellow")
-    if frame.num_waiting:
-        text.append(f"  {frame.num_waiting} command(s) wait for a run", style="yellow")
     if frame.where and frame.life.may_run:
         text.append(f"\n{frame.where}", style="dim")
+    if frame.is_paused:
+        text.append("\nPAUSED: 'tickets resume' lets it go on", style="bold yellow")
+    if frame.num_waiting:
+        text.append(f"\n{frame.num_waiting} command(s) wait for a run", style="yellow")
     return text
 
 
 def _bar(frame: Frame) -> Text:
-    """Return the whole sweep as one bar, and the numbers beside it."""
+    """Return the whole sweep as one bar, and below it how fast it is."""
     total = sum(frame.counts.values())
-    text, begin, seen = Text(), 0, 0
+    text = Text()
     for state, (style, sign) in SIGNS.items():
-        seen += frame.counts[state]
-        end = round(BAR_WIDTH * seen / total) if total else 0
-        text.append(sign * (end - begin), style=style)
-        begin = end
+        if num := frame.counts[state]:  # a single failure is seen too
+            text.append(sign * max(1, round(BAR_WIDTH * num / total)), style=style)
     done = frame.counts[TrialState.SUCCEEDED] + frame.counts[TrialState.SKIPPED]
     text.append(f"  {done}/{total} done", style="bold")
-    for part in _speeds(frame):
-        text.append(f"   {part}")
+    if speeds := "   ".join(_speeds(frame)):
+        text.append(f"\n{speeds}")
     return text
 
 

@@ -48,7 +48,7 @@ def fill(world, log="/nowhere/rank.log"):
         "attempt": "a0001-aa",
         "failure": "error",
         "message": "[b] broke",
-        "details": DETAILS.format(f"10.0.0.1, log {log}"),
+        "details": DETAILS.format(log),
         "will_retry": False,
     }
     failed = Transition(broken[0].key, TrialState.FAILED, "failed", "[b] broke", payload=payload)
@@ -114,6 +114,12 @@ def test_a_paused_sweep_has_no_end_in_sight(world):
     assert "PAUSED: 'tickets resume' lets it go on" in text and "1 command(s) wait" in text
 
 
+def test_a_sweep_that_only_starts_has_nothing_to_show(world):
+    """While Ray starts there are no rows yet."""
+    with Journal.open(world.journal_path, SWEEP, now=NOW) as journal:
+        assert "Its trials are not in the journal yet." in shown(Watcher(journal).look(NOW))
+
+
 def test_many_trials_are_numbers_and_not_signs(world):
     """A cell with more seeds than signs counts them; long lists say how many they leave out."""
     trials = [make_trial(seed=seed, kind="final") for seed in range(NUM_RUNNING + NUM_SIGNS)]
@@ -133,7 +139,7 @@ def test_many_trials_are_numbers_and_not_signs(world):
         ("round:mrpc:imp:r0:s1", ("mrpc imp search", "dense")),
         ("round:mrpc:imp:r2:0.36:s1", ("mrpc imp search", "0.36")),
         ("final:mrpc:imp:0.36:s1", ("mrpc imp", "0.36")),
-        ("control:mrpc:random-uniform:0.36:s1", ("mrpc random-uniform control", "0.36")),
+        ("control:mrpc:random-uniform:0.36:s1", ("mrpc random-uniform", "0.36")),
         ("transfer:mnli>mrpc:imp:0.5:s1", ("mnli>mrpc imp transfer", "0.5")),
     ],
 )
@@ -160,7 +166,7 @@ def test_who_drives_is_told_apart(world):
     lock = {"pid": dead.pid, "host": socket.gethostname()}
     path.with_name(f"{path.name}.lock").write_text(json.dumps(lock))
     died = driver_life({**me, "pid": str(dead.pid), "heartbeat": "99"}, path, 100.0)
-    assert died.state == "died" and "died without ending the sweep" in died.text
+    assert died.state == "died" and "is gone and has not ended the sweep" in died.text
     assert DriverLife("alive", 1, "elsewhere", 1.0).is_on_this_host is False
 
 
