@@ -85,12 +85,13 @@ class Inbox:
 
         A file that is no command of this version is set aside under the name ``*.unread``.
         """
-        try:
-            names = sorted(name for name in os.listdir(self.folder) if name.endswith(".json"))
-        except OSError:  # nobody has sent any
-            return []
-        found = (self._read(self.folder / name) for name in names if not name.startswith("."))
+        found = (self._read(self.folder / name) for name in self._names())
         return [command for command in found if command]
+
+    @property
+    def num_waiting(self) -> int:
+        """Number of commands that wait, unread."""
+        return len(self._names())
 
     def remove(self, command_id: str) -> bool:
         """Take a command away; False when it is gone already, or not ours to remove."""
@@ -99,6 +100,13 @@ class Inbox:
         except OSError:
             return False
         return True
+
+    def _names(self) -> list[str]:
+        try:
+            found = sorted(os.listdir(self.folder))
+        except OSError:  # nobody has sent any
+            return []
+        return [name for name in found if name.endswith(".json") and not name.startswith(".")]
 
     def _place(self, command_id: str) -> Path:
         return self.folder / f"{command_id}.json"

@@ -261,7 +261,7 @@ def held_back(path: Path, trials: Iterable[Trial]) -> dict[str, str]:
         path: Of the sweep's journal, which may not be there.
         trials: The sweep's, parents first.
     """
-    if not path.exists() or Inbox(path).waiting():  # what waits there may change everything
+    if not path.exists() or Inbox(path).num_waiting:  # what waits there may change everything
         return {}
     with open_reader(path) as reader:
         found = dict.fromkeys(given_up(reader), GIVEN_UP_MESSAGE)

@@ -7,6 +7,7 @@ cost model: replaced as a whole with every heartbeat, so that it never grows.
 from __future__ import annotations
 
 import statistics
+import time
 from collections import defaultdict, deque
 from typing import Any
 
@@ -21,6 +22,7 @@ NUM_SPEEDS = 50  # newest results of a speed class that its speed is the median 
 PROGRESS_S = 0.5  # between two looks at the running attempts
 HEARTBEAT_S = 5.0
 OUTLOOK_S = 15.0  # between two looks at all open trials
+MAX_SHARE = 0.01  # of the driver's time; a sweep of 100,000 trials is looked at more rarely
 
 
 class Vitals:
@@ -54,8 +56,10 @@ class Vitals:
         """
         running = self._executor.progress()
         if now >= self._next_outlook:
-            self._next_outlook = now + OUTLOOK_S
+            begin_s = time.perf_counter()
             self._eta_s = self._outlook({one.trial_key: one for one in running})
+            took_s = time.perf_counter() - begin_s
+            self._next_outlook = now + max(OUTLOOK_S, took_s / MAX_SHARE)
         return {
             "running": [one.model_dump() for one in running],
             "num_slots": self._executor.num_slots,

@@ -6,6 +6,7 @@ A watcher reads events once and keeps what it needs of them; rows it reads anew 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ class Watcher:
             at=now,
             life=life,
             is_paused=is_paused,
-            num_waiting=len(Inbox(self._reader.path).waiting()),
+            num_waiting=Inbox(self._reader.path).num_waiting,
             where=vitals.get("where", ""),
             kinds=_kinds(rows),
             counts=counts,
@@ -215,7 +216,7 @@ def _running(
         if row.state is TrialState.RUNNING:
             point = points.get(row.key, {})
             step, num_steps = point.get("step", 0), point.get("num_steps", 0)
-            loss = point.get("loss") if step else None
+            loss = point["loss"] if step and math.isfinite(point["loss"]) else None
             seconds = max(0.0, seen_at - row.updated_at)
             phase = point.get("phase", "start")
             found.append(
