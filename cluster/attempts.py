@@ -108,7 +108,7 @@ class LatestProgress:
 
 
 class AttemptCancelledError(Exception):
-    """The executor was closed while the attempt ran."""
+    """The attempt was cancelled, or the executor closed, while it ran."""
 
 
 class WarmTrials:

@@ -123,6 +123,12 @@ class LocalExecutor:
         """Return how far the running attempt is; never blocks."""
         return [self._reporter.point.of_trial(self._request.spec.key)] if self._request else []
 
+    def cancel(self, trial_key: str) -> None:
+        """Give up the running attempt; what comes next waits until it has ended at a report."""
+        if self._request is not None and self._request.spec.key == trial_key:
+            self._reporter.cancel()
+            self._request = self._running = None
+
     def close(self) -> None:
         """End the running trial at its next report and leave the process group."""
         if self._is_closed:

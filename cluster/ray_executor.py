@@ -101,6 +101,12 @@ class RayExecutor:
         points = [slot.progress() for slot in self._slots]
         return [point for point in points if point]
 
+    def cancel(self, trial_key: str) -> None:
+        """Give up a trial's attempt, if there is one: its gang ends, and its resources are free."""
+        for slot in self._slots:
+            if slot.trial_key == trial_key:
+                slot.release()
+
     def close(self) -> None:
         """End all gangs and what they run; may be called twice."""
         self._is_closed = True

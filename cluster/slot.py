@@ -61,6 +61,11 @@ class Slot:
         return self._request is None
 
     @property
+    def trial_key(self) -> str | None:
+        """The trial whose attempt it has; None while it is free."""
+        return self._request.spec.key if self._request else None
+
+    @property
     def has_gang(self) -> bool:
         """Whether the slot has a gang, though it may still wait for its resources."""
         return self._gang is not None

@@ -19,7 +19,9 @@ from orchestrator import (
     mask_commands,
     query_commands,
     registry_commands,
+    steering_commands,
     transfer_commands,
+    watch_commands,
 )
 from orchestrator.choices import left_out
 from orchestrator.ctrl_c import CtrlC
@@ -31,6 +33,7 @@ from orchestrator.listeners import SweepOutcome
 from orchestrator.plan import Plan, make_plan
 from orchestrator.requests import compute_of
 from orchestrator.screens import plan_summary, show_plan, show_status
+from orchestrator.steering import held_back
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext, journal_path
 from search_spaces.canonical import canonical_json, short
@@ -170,7 +173,7 @@ def status(sweep: SweepPath, as_json: AsJson = False) -> None:
     path = journal_path(load_sweep(sweep))
     with open_reader(path) as reader:
         rows, counts, meta = reader.trials(), reader.counts(), reader.meta()
-        failures = failure_histories(reader.events(kind="failed"))
+        failures = failure_histories(reader.events_of("failed"))
     if as_json:
         data = [{**vars(row), **failure_fields(row, failures.get(row.key))} for row in rows]
         typer.echo(json.dumps({"sweep": meta["name"], "trials": data}, indent=2, default=str))
@@ -204,6 +207,8 @@ def explain_key(
 
 
 # Listed after the commands above, in this order.
+app.add_typer(watch_commands.app)
+app.add_typer(steering_commands.app)
 app.add_typer(query_commands.app)
 app.command()(transfer_commands.transfer)
 app.add_typer(compare_commands.app)
@@ -228,6 +233,7 @@ def main() -> None:
 
 def _planned(context: SweepContext, store: Store) -> Plan:
     skipped = left_out(context.spec, context.trials, store.read)
+    skipped |= held_back(context.journal_path, context.trials)
     return make_plan(context.trials, store, compute_of(context.spec), skipped)
 
 

@@ -11,15 +11,18 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from orchestrator.advice import Advice
 from orchestrator.failing import failure_transitions
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, Transition
 from orchestrator.listeners import Listener, SweepOutcome
 from orchestrator.micro_batches import MicroBatches
-from orchestrator.policies import Add, Policy
+from orchestrator.policies import Policy
 from orchestrator.retries import DEFAULT_RULES, RetryBudgets, RetryRules
-from orchestrator.scheduler import Scheduler
+from orchestrator.steered_scheduler import SteeredScheduler
+from orchestrator.steering import Steering
 from orchestrator.store import DamagedArtifactError, Store
+from orchestrator.vitals import LifeSigns, Vitals
 from search_spaces.contracts import (
     Clock,
     Executor,
@@ -35,7 +38,6 @@ from search_spaces.errors import UserError
 from search_spaces.trial import Trial
 
 WAIT_S = 0.5  # longest time without a look at retries and progress
-HEARTBEAT_S = 5.0
 
 RequestMaker = Callable[[Trial, str], TrialRequest]
 
@@ -101,6 +103,7 @@ def run_sweep(
     finally:
         executor.close()
     outcome = drive.outcome()
+    journal.end(clock())
     listener.finished(outcome)
     return outcome
 
@@ -127,11 +130,14 @@ class _Drive:
     rules: RetryRules
 
     def __post_init__(self) -> None:
-        self._scheduler = Scheduler(self.graph, self.budgets, self.rules)
+        self._scheduler = SteeredScheduler(self.graph, self.budgets, self.rules)
         self._batches = MicroBatches(is_fixed=self.rules.strict_numerics)
+        self._steering = Steering(self.graph, self._scheduler, self.journal, self.executor)
+        self._advice = Advice(self.graph, self._scheduler, self.journal, self.policy)
+        self._vitals = Vitals(self.graph, self._scheduler, self.executor)
+        self._life_signs = LifeSigns(self._vitals, self.executor, self.journal, self.listener)
         self._inbox: deque[Outcome] = deque()  # returned by the executor, not yet dealt with
         self._num_running = 0
-        self._next_heartbeat = self._next_progress = 0.0
         self._cancelled = False
 
     def reuse_committed(self) -> None:
@@ -144,18 +150,23 @@ class _Drive:
                 result = committed[key].result
                 self.listener.reused(self.graph[key], result)
                 self._consult(key, result)
+        self._steering.restore(self.clock())
 
     def run(self) -> None:
         """Go on until no trial is pending or running."""
+        self._steer()  # also where nothing is open: a command may reopen it
         while not self._scheduler.is_finished:
             self.check()
+            self._steer()
             self._start_ready()
             if not self._scheduler.is_finished:
                 wakeup_s = self._scheduler.next_wakeup(self.clock())
-                timeout_s = WAIT_S if wakeup_s is None else min(WAIT_S, wakeup_s)
+                if wakeup_s is None or self._steering.is_paused:
+                    wakeup_s = WAIT_S
+                timeout_s = min(WAIT_S, wakeup_s)
                 self._inbox.extend(self.executor.wait(timeout_s))
                 self._empty_inbox()
-                self._show_life()
+                self._life_signs.show(self.clock())
 
     def cancel(self) -> None:
         """Keep what has finished, then give up the rest."""
@@ -175,6 +186,8 @@ class _Drive:
     def _start_ready(self) -> None:
         """Fill the free slots; a trial that another sweep has committed meanwhile is reused."""
         while (num_free := self.executor.num_slots - self._num_running) > 0:
+            if self._steering.is_paused:
+                return
             ready = self._scheduler.ready(self.clock(), num_free)
             if not ready:
                 return
@@ -186,8 +199,7 @@ class _Drive:
                     self._start(key)
 
     def _reuse(self, key: str, result: TrialResult) -> None:
-        done = _done(key, "reused", result)
-        self._record([done])
+        self._record([_done(key, "reused", result)])
         self._scheduler.reuse(key)
         self.listener.reused(self.graph[key], result)
         self._consult(key, result)
@@ -206,6 +218,7 @@ class _Drive:
             self._fail(key, attempt, FailureClass.USER_ERROR, str(error))
             return
         self.executor.submit(request)
+        self._vitals.compute = request.compute
         self.listener.started(trial, attempt)
 
     def _empty_inbox(self) -> None:
@@ -261,29 +274,19 @@ class _Drive:
             self.listener.blocked(self.graph[child], cause)
 
     def _consult(self, key: str, result: TrialResult) -> None:
-        """Let the policy add and skip trials in the light of a result."""
-        events = self.policy.on_result(self.graph, self._scheduler, self.graph[key], result)
-        for event in events:
-            if isinstance(event, Add):
-                added = self._scheduler.add(event.trial)
-                self.journal.add(added, event.trial, event.reason, self.clock())
-                if cause := self._scheduler.cause(added):
-                    state = self._scheduler.state(added)
-                    self._record([Transition(added, state, state.lower(), cause.message)])
-            elif self._scheduler.state(event.key) is TrialState.PENDING:  # one may skip another
-                skipped = self._scheduler.skip(event.key, event.reason)
-                self._record(
-                    Transition(k, TrialState.SKIPPED, "skipped", event.reason) for k in skipped
-                )
+        self._vitals.note(key, result)
+        self._advice.take(key, result, self.clock())
 
-    def _show_life(self) -> None:
-        now = self.clock()
-        if now >= self._next_progress:
-            self._next_progress = now + WAIT_S
-            self.listener.progress(self.executor.progress())
-        if now >= self._next_heartbeat:
-            self._next_heartbeat = now + HEARTBEAT_S
-            self.journal.heartbeat(now)
+    def _steer(self) -> None:
+        """Do what people have asked for since the last look; may raise KeyboardInterrupt."""
+        effects = self._steering.look(self.clock())
+        self._num_running -= effects.num_ended
+        for text in effects.said:
+            self.listener.steered(text)
+        if effects.reopened:  # what a policy would have skipped may be among it
+            self._advice.take_again(self.store.read, self.clock())
+        if effects.stop:
+            raise KeyboardInterrupt
 
     def _record(self, transitions: Iterable[Transition]) -> None:
         self.journal.record(transitions, self.clock())

@@ -113,19 +113,7 @@ class Journal(JournalReader):
         """Write some trials' new states and their events, all or none of them."""
         with self._transaction():
             for change in transitions:
-                self._event(now, change.key, change.event, change.payload)
-                self._database.execute(
-                    "UPDATE trial SET state = ?, message = ?, seconds = ?, updated_at = ?, "
-                    "attempts = attempts + ? WHERE key = ?",
-                    (
-                        change.state.value,
-                        change.message,
-                        change.seconds,
-                        now,
-                        int(change.event == "started"),
-                        change.key,
-                    ),
-                )
+                self._change(change, now)
 
     def add(self, key: str, trial: Trial, reason: str, now: float) -> None:
         """Write that a policy added a trial."""
@@ -137,6 +125,43 @@ class Journal(JournalReader):
         """Write that the orchestrator is alive."""
         with self._transaction():
             self._set_meta({"heartbeat": now})
+
+    def show_life(self, vitals: Mapping[str, Any], now: float) -> None:
+        """Write that the orchestrator is alive, and how the running attempts get on.
+
+        Args:
+            vitals: Plain data in place of what was told before; see `orchestrator.vitals`.
+            now: Seconds since the epoch.
+        """
+        with self._transaction():
+            self._set_meta({"heartbeat": now, "vitals": json.dumps(dict(vitals))})
+
+    def obey(
+        self,
+        answer: Mapping[str, Any],
+        transitions: Iterable[Transition],
+        now: float,
+        paused: bool | None = None,
+    ) -> None:
+        """Write what a command led to, all of it or nothing.
+
+        Args:
+            answer: The command and its answer; a later run finds its ``id`` here.
+            transitions: Trials' new states.
+            now: Seconds since the epoch.
+            paused: Whether the sweep is paused from now on; None leaves that as it is.
+        """
+        with self._transaction():
+            self._event(now, "", "command", answer)
+            for change in transitions:
+                self._change(change, now)
+            if paused is not None:
+                self._set_meta({"paused": int(paused)})
+
+    def end(self, now: float) -> None:
+        """Write that the orchestrator stops of its own accord."""
+        with self._transaction():
+            self._set_meta({"ended_at": now})
 
     def rebuild(self, graph: TrialGraph, store: Store, now: float) -> dict[str, CommittedTrial]:
         """Make the rows those of the graph, with the states that the store proves.
@@ -201,6 +226,21 @@ class Journal(JournalReader):
         self._database.execute(
             "UPDATE trial SET state = ?, updated_at = ? WHERE state = ?",
             (TrialState.PENDING.value, now, *running),
+        )
+
+    def _change(self, change: Transition, now: float) -> None:
+        self._event(now, change.key, change.event, change.payload)
+        self._database.execute(
+            "UPDATE trial SET state = ?, message = ?, seconds = ?, updated_at = ?, "
+            "attempts = attempts + ? WHERE key = ?",
+            (
+                change.state.value,
+                change.message,
+                change.seconds,
+                now,
+                int(change.event == "started"),
+                change.key,
+            ),
         )
 
     def _set_meta(self, values: Mapping[str, object]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,18 +56,31 @@ class JournalReader:
             for key, label, kind, state, attempts, message, seconds, updated_at in rows
         ]
 
-    def events(self, after_id: int = 0, kind: str = "") -> list[EventRow]:
-        """Return the events after one, oldest first; all kinds, or one."""
+    def events(self, after_id: int = 0) -> list[EventRow]:
+        """Return the events after one, oldest first."""
+        return _event_rows(self._select("SELECT * FROM event WHERE id > ? ORDER BY id", after_id))
+
+    def events_of(self, *kinds: str, after_id: int = 0) -> list[EventRow]:
+        """Return the events of some kinds after one, oldest first."""
+        marks = ", ".join("?" * len(kinds))
         rows = self._select(
-            "SELECT * FROM event WHERE id > ? AND ? IN ('', kind) ORDER BY id", after_id, kind
+            f"SELECT * FROM event WHERE id > ? AND kind IN ({marks}) ORDER BY id", after_id, *kinds
         )
-        return [
-            EventRow(id_, at, key, kind, json.loads(payload))
-            for id_, at, key, kind, payload in rows
-        ]
+        return _event_rows(rows)
+
+    def events_about(self, key: str) -> list[EventRow]:
+        """Return the events of one trial, oldest first."""
+        return _event_rows(self._select("SELECT * FROM event WHERE key = ? ORDER BY id", key))
+
+    def last_event_id(self) -> int:
+        """Return the newest event's id; 0 while there is none."""
+        return int(self._select("SELECT COALESCE(MAX(id), 0) FROM event")[0][0])
 
     def meta(self) -> dict[str, str]:
-        """Return name, sweep_hash, spec_yaml, schema_version, pid, host, started_at, heartbeat."""
+        """Return name, sweep_hash, spec_yaml, schema_version, pid, host, started_at, heartbeat.
+
+        Where there was a reason to write them also paused, vitals and ended_at.
+        """
         return dict(self._select("SELECT name, value FROM meta"))
 
     def counts(self) -> dict[TrialState, int]:
@@ -93,6 +106,12 @@ class JournalReader:
     def _select(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with explained(self.path):
             return self._database.execute(statement, values).fetchall()
+
+
+def _event_rows(rows: Iterable[tuple[Any, ...]]) -> list[EventRow]:
+    return [
+        EventRow(id_, at, key, kind, json.loads(payload)) for id_, at, key, kind, payload in rows
+    ]
 
 
 def open_reader(path: str | Path) -> JournalReader:

@@ -91,6 +91,10 @@ class LiveProgress(SilentListener):
             table.add_row("  running", escape(name), item.phase, steps, loss)
         self._live.update(Group(self._bar, table))
 
+    def steered(self, text: str) -> None:
+        """Print what somebody has asked for and what came of it."""
+        self._console.print(f"[bold]{escape(text)}[/]", highlight=False, soft_wrap=True)
+
     def finished(self, outcome: SweepOutcome) -> None:
         """Nothing: the command prints the summary."""
 

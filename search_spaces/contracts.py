@@ -248,9 +248,9 @@ class Executor(Protocol):
     """Runs attempts of trials somewhere.
 
     The contract, which one test class checks for every implementation: at most ``num_slots``
-    attempts run at once; each submitted attempt ends in exactly one outcome; a failure never
-    takes another attempt with it; ``close`` ends everything, may be called twice, and leaves no
-    process behind.
+    attempts run at once; each submitted attempt ends in exactly one outcome, a cancelled one in
+    none; neither a failure nor a cancelled attempt takes another attempt with it; ``close`` ends
+    everything, may be called twice, and leaves no process behind.
     """
 
     @property
@@ -272,6 +272,9 @@ class Executor(Protocol):
 
     def progress(self) -> list[Progress]:
         """Return how far the running attempts are; never blocks."""
+
+    def cancel(self, trial_key: str) -> None:
+        """Give up a trial's running attempt, if there is one; it has no outcome any more."""
 
     def close(self) -> None:
         """End all attempts and free everything."""
