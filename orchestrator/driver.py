@@ -7,11 +7,11 @@ listener: whatever dies in between, the next run finds the result in the store.
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from orchestrator.graph import TrialGraph
+from orchestrator.inbox import Inbox
 from orchestrator.journal import Journal, Transition
 from orchestrator.listeners import Listener, SweepOutcome
 from orchestrator.policies import Add, Policy
@@ -23,7 +23,6 @@ from search_spaces.contracts import (
     Executor,
     Failed,
     FailureClass,
-    Outcome,
     Succeeded,
     TrialRequest,
     TrialResult,
@@ -49,6 +48,7 @@ def run_sweep(
     clock: Clock,
     make_request: RequestMaker,
     check: Callable[[], None] = lambda: None,
+    may_start: Callable[[], bool] = lambda: True,
 ) -> SweepOutcome:
     """Run every trial that the store does not hold yet.
 
@@ -64,7 +64,9 @@ def run_sweep(
         clock: Seconds since the epoch.
         make_request: Turns a trial and an attempt's name into a request; a UserError that it
             raises fails the trial.
-        check: Called in every round of the loop; may raise KeyboardInterrupt to stop the sweep.
+        check: Called in every round of the loop; may raise KeyboardInterrupt to stop the sweep,
+            or a UserError to end it at once.
+        may_start: Whether trials may be started at the moment.
 
     Returns:
         How it ended. After a KeyboardInterrupt ``cancelled`` is True and nothing that was
@@ -87,6 +89,7 @@ def run_sweep(
             clock=clock,
             make_request=make_request,
             check=check,
+            may_start=may_start,
         )
         try:
             drive.reuse_committed()
@@ -119,10 +122,11 @@ class _Drive:
     clock: Clock
     make_request: RequestMaker
     check: Callable[[], None]
+    may_start: Callable[[], bool]
 
     def __post_init__(self) -> None:
         self._scheduler = Scheduler(self.graph, self.budgets)
-        self._inbox: deque[Outcome] = deque()  # returned by the executor, not yet dealt with
+        self._inbox = Inbox(self.journal, self.clock)
         self._num_running = 0
         self._next_heartbeat = self._next_progress = 0.0
         self._cancelled = False
@@ -146,14 +150,14 @@ class _Drive:
             if not self._scheduler.is_finished:
                 wakeup_s = self._scheduler.next_wakeup(self.clock())
                 timeout_s = WAIT_S if wakeup_s is None else min(WAIT_S, wakeup_s)
-                self._inbox.extend(self.executor.wait(timeout_s))
+                self._inbox.put(self.executor.wait(timeout_s))
                 self._empty_inbox()
                 self._show_life()
 
     def cancel(self) -> None:
         """Keep what has finished, then give up the rest."""
         self._cancelled = True
-        self._inbox.extend(self.executor.wait(0))
+        self._inbox.put(self.executor.wait(0))
         self._empty_inbox()
         self.executor.close()
         given_up = self._scheduler.cancel()
@@ -167,7 +171,7 @@ class _Drive:
 
     def _start_ready(self) -> None:
         """Fill the free slots; a trial that another sweep has committed meanwhile is reused."""
-        while (num_free := self.executor.num_slots - self._num_running) > 0:
+        while (num_free := self.executor.num_slots - self._num_running) > 0 and self.may_start():
             ready = self._scheduler.ready(self.clock(), num_free)
             if not ready:
                 return
@@ -179,8 +183,7 @@ class _Drive:
                     self._start(key)
 
     def _reuse(self, key: str, result: TrialResult) -> None:
-        done = _done(key, "reused", result)
-        self._record([done])
+        self._record([Transition.done(key, "reused", result)])
         self._scheduler.reuse(key)
         self.listener.reused(self.graph[key], result)
         self._consult(key, result)
@@ -191,6 +194,7 @@ class _Drive:
         payload = {"attempt": attempt}
         self._record([Transition(key, TrialState.RUNNING, "started", payload=payload)])
         self._scheduler.start(key, attempt)
+        self._inbox.expect(key, attempt)
         self._num_running += 1
         try:
             request = self.make_request(trial, attempt)
@@ -201,15 +205,12 @@ class _Drive:
         self.listener.started(trial, attempt)
 
     def _empty_inbox(self) -> None:
-        """Deal with every outcome; one whose handling was interrupted is dealt with again."""
-        while self._inbox:
-            outcome = self._inbox[0]
-            if self._scheduler.state(outcome.trial_key) is TrialState.RUNNING:
-                if isinstance(outcome, Succeeded):
-                    self._keep(outcome)
-                else:
-                    self._note_failure(outcome)
-            self._inbox.popleft()
+        """Deal with every awaited outcome."""
+        for outcome in self._inbox.awaited(self._scheduler.state):
+            if isinstance(outcome, Succeeded):
+                self._keep(outcome)
+            else:
+                self._note_failure(outcome)
 
     def _keep(self, outcome: Succeeded) -> None:
         """Commit a result and release the trial's children, or fail the attempt."""
@@ -227,7 +228,7 @@ class _Drive:
             return
         # Where another attempt was committed first, its scores count and not this one's.
         result = self.store.read(key) or outcome.result
-        self._record([_done(key, "succeeded", result)])
+        self._record([Transition.done(key, "succeeded", result)])
         self._num_running -= 1
         self._scheduler.succeed(key)
         self.listener.succeeded(trial, result)
@@ -288,13 +289,3 @@ class _Drive:
 
     def _record(self, transitions: Iterable[Transition]) -> None:
         self.journal.record(transitions, self.clock())
-
-
-def _done(key: str, event: str, result: TrialResult) -> Transition:
-    return Transition(
-        key,
-        TrialState.SUCCEEDED,
-        event,
-        seconds=result.seconds.get("total"),
-        payload={"attempt": result.attempt},
-    )
