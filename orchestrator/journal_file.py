@@ -121,8 +121,8 @@ def _require_journal(database: sqlite3.Connection) -> None:
     if lost := set(COLUMNS) - found:
         raise DamagedJournalError(f"its table '{min(lost)}' is missing")
     meta = dict(database.execute("SELECT name, value FROM meta"))
-    if lost := [name for name in _META if name not in meta]:
-        raise DamagedJournalError(f"its entry '{lost[0]}' is missing")
+    if absent := [name for name in _META if name not in meta]:
+        raise DamagedJournalError(f"its entry '{absent[0]}' is missing")
     if meta["schema_version"] != str(JOURNAL_SCHEMA):
         raise UserError(
             f"the journal has schema {meta['schema_version']}, but this version of bert-tickets "

@@ -37,7 +37,7 @@ def damaged(whole: bytes) -> st.SearchStrategy[bytes]:
 def test_no_mask_file_ends_in_a_traceback(data: bytes) -> None:
     """No damage makes another mask."""
     with contextlib.suppress(MaskFileError, MaskMismatchError):
-        assert read_mask(data, SET, "a file") == FIRST
+        assert read_mask(data, SET, "a file").sha256 == FIRST.sha256
     with contextlib.suppress(MaskFileError):
         mask_metadata(data, "a file")
 
@@ -48,4 +48,4 @@ def test_no_lineage_file_ends_in_a_traceback(data: bytes) -> None:
     """No damage makes another lineage."""
     with contextlib.suppress(LineageFileError, MaskMismatchError):
         found = read_lineage(data, SET, "a file")
-        assert [found.mask(index) for index in range(found.num_rounds)] == [FIRST, SECOND]
+        assert [mask.sha256 for mask in found.masks] == [FIRST.sha256, SECOND.sha256]
