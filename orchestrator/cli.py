@@ -16,6 +16,7 @@ from rich.table import Table
 
 from orchestrator import (
     compare_commands,
+    doctor_commands,
     mask_commands,
     query_commands,
     registry_commands,
@@ -92,7 +93,13 @@ def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def run(sweep: SweepPath) -> None:
+def run(
+    sweep: SweepPath,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Take over from a driver that shows no life any more."),
+    ] = False,
+) -> None:
     """Run a sweep on Ray; what is committed already is reused, so the same command resumes."""
     context = SweepContext.open(sweep)
     spec, console = context.spec, Console(emoji=False)
@@ -121,7 +128,7 @@ def run(sweep: SweepPath) -> None:
     try:
         with CtrlC() as ctrl_c, LiveProgress(console, len(context.trials)) as progress:
             listeners = ListenerGroup([progress, tracking])
-            outcome = run_on_ray(context, listeners, say, ctrl_c.check)
+            outcome = run_on_ray(context, listeners, say, ctrl_c.check, take_over)
     except KeyboardInterrupt:  # while Ray starts: no trial has begun
         say(_go_on(sweep))
         raise typer.Exit(130) from None
@@ -209,6 +216,7 @@ def explain_key(
 # Listed after the commands above, in this order.
 app.add_typer(watch_commands.app)
 app.add_typer(steering_commands.app)
+app.command()(doctor_commands.doctor)
 app.add_typer(query_commands.app)
 app.command()(transfer_commands.transfer)
 app.add_typer(compare_commands.app)

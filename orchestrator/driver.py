@@ -7,7 +7,6 @@ listener: whatever dies in between, the next run finds the result in the store.
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from orchestrator.listeners import Listener, SweepOutcome
 from orchestrator.micro_batches import MicroBatches
 from orchestrator.policies import Policy
 from orchestrator.retries import DEFAULT_RULES, RetryBudgets, RetryRules
+from orchestrator.returned import Returned
 from orchestrator.steered_scheduler import SteeredScheduler
 from orchestrator.steering import Steering
 from orchestrator.store import DamagedArtifactError, Store
@@ -28,7 +28,6 @@ from search_spaces.contracts import (
     Executor,
     Failed,
     FailureClass,
-    Outcome,
     Succeeded,
     TrialRequest,
     TrialResult,
@@ -54,6 +53,7 @@ def run_sweep(
     make_request: RequestMaker,
     check: Callable[[], None] = lambda: None,
     rules: RetryRules = DEFAULT_RULES,
+    may_start: Callable[[], bool] = lambda: True,
 ) -> SweepOutcome:
     """Run every trial that the store does not hold yet.
 
@@ -69,8 +69,10 @@ def run_sweep(
         clock: Seconds since the epoch.
         make_request: Turns a trial and an attempt's name into a request; a UserError that it
             raises fails the trial.
-        check: Called in every round of the loop; may raise KeyboardInterrupt to stop the sweep.
+        check: Called in every round of the loop; may raise KeyboardInterrupt to stop the sweep,
+            or a UserError to end it at once.
         rules: How trials are tried again, beside how often.
+        may_start: Whether trials may be started at the moment.
 
     Returns:
         How it ended. After a KeyboardInterrupt ``cancelled`` is True and nothing that was
@@ -94,6 +96,7 @@ def run_sweep(
             make_request=make_request,
             check=check,
             rules=rules,
+            may_start=may_start,
         )
         try:
             drive.reuse_committed()
@@ -128,6 +131,7 @@ class _Drive:
     make_request: RequestMaker
     check: Callable[[], None]
     rules: RetryRules
+    may_start: Callable[[], bool]
 
     def __post_init__(self) -> None:
         self._scheduler = SteeredScheduler(self.graph, self.budgets, self.rules)
@@ -136,7 +140,7 @@ class _Drive:
         self._advice = Advice(self.graph, self._scheduler, self.journal, self.policy)
         self._vitals = Vitals(self.graph, self._scheduler, self.executor)
         self._life_signs = LifeSigns(self._vitals, self.executor, self.journal, self.listener)
-        self._inbox: deque[Outcome] = deque()  # returned by the executor, not yet dealt with
+        self._returned = Returned(self.journal, self.clock)
         self._num_running = 0
         self._cancelled = False
 
@@ -163,16 +167,15 @@ class _Drive:
                 wakeup_s = self._scheduler.next_wakeup(self.clock())
                 if wakeup_s is None or self._steering.is_paused:
                     wakeup_s = WAIT_S
-                timeout_s = min(WAIT_S, wakeup_s)
-                self._inbox.extend(self.executor.wait(timeout_s))
-                self._empty_inbox()
+                self._returned.put(self.executor.wait(min(WAIT_S, wakeup_s)))
+                self._deal_with_returned()
                 self._life_signs.show(self.clock())
 
     def cancel(self) -> None:
         """Keep what has finished, then give up the rest."""
         self._cancelled = True
-        self._inbox.extend(self.executor.wait(0))
-        self._empty_inbox()
+        self._returned.put(self.executor.wait(0))
+        self._deal_with_returned()
         self.executor.close()
         given_up = self._scheduler.cancel()
         self._record(Transition(key, TrialState.CANCELLED, "cancelled") for key in given_up)
@@ -186,7 +189,7 @@ class _Drive:
     def _start_ready(self) -> None:
         """Fill the free slots; a trial that another sweep has committed meanwhile is reused."""
         while (num_free := self.executor.num_slots - self._num_running) > 0:
-            if self._steering.is_paused:
+            if self._steering.is_paused or not self.may_start():
                 return
             ready = self._scheduler.ready(self.clock(), num_free)
             if not ready:
@@ -199,7 +202,7 @@ class _Drive:
                     self._start(key)
 
     def _reuse(self, key: str, result: TrialResult) -> None:
-        self._record([_done(key, "reused", result)])
+        self._record([Transition.done(key, "reused", result)])
         self._scheduler.reuse(key)
         self.listener.reused(self.graph[key], result)
         self._consult(key, result)
@@ -211,6 +214,7 @@ class _Drive:
         payload = {"attempt": attempt} | ({"note": note} if note else {})
         self._record([Transition(key, TrialState.RUNNING, "started", note, payload=payload)])
         self._scheduler.start(key, attempt)
+        self._returned.expect(key, attempt)
         self._num_running += 1
         try:
             request = self._batches.fit(self.make_request(trial, attempt))
@@ -221,16 +225,13 @@ class _Drive:
         self._vitals.compute = request.compute
         self.listener.started(trial, attempt)
 
-    def _empty_inbox(self) -> None:
-        """Deal with every outcome; one whose handling was interrupted is dealt with again."""
-        while self._inbox:
-            outcome = self._inbox[0]
-            if self._scheduler.state(outcome.trial_key) is TrialState.RUNNING:
-                if isinstance(outcome, Succeeded):
-                    self._keep(outcome)
-                else:
-                    self._note_failure(outcome)
-            self._inbox.popleft()
+    def _deal_with_returned(self) -> None:
+        """Deal with every awaited outcome."""
+        for outcome in self._returned.awaited(self._scheduler.state):
+            if isinstance(outcome, Succeeded):
+                self._keep(outcome)
+            else:
+                self._note_failure(outcome)
 
     def _keep(self, outcome: Succeeded) -> None:
         """Commit a result and release the trial's children, or fail the attempt."""
@@ -248,7 +249,7 @@ class _Drive:
             return
         # Where another attempt was committed first, its scores count and not this one's.
         result = self.store.read(key) or outcome.result
-        self._record([_done(key, "succeeded", result)])
+        self._record([Transition.done(key, "succeeded", result)])
         self._num_running -= 1
         self._scheduler.succeed(key)
         self.listener.succeeded(trial, result)
@@ -290,13 +291,3 @@ class _Drive:
 
     def _record(self, transitions: Iterable[Transition]) -> None:
         self.journal.record(transitions, self.clock())
-
-
-def _done(key: str, event: str, result: TrialResult) -> Transition:
-    return Transition(
-        key,
-        TrialState.SUCCEEDED,
-        event,
-        seconds=result.seconds.get("total"),
-        payload={"attempt": result.attempt},
-    )

@@ -20,7 +20,13 @@ from datetime import UTC, datetime
 from orchestrator.markers import DamagedMarkerError, Marker, decode_marker, encode_marker
 from orchestrator.storage import Storage
 from search_spaces.canonical import KEY_LENGTH, short
-from search_spaces.contracts import ArtifactInfo, ArtifactRef, TrialResult, attempt_folder
+from search_spaces.contracts import (
+    ArtifactInfo,
+    ArtifactRef,
+    TrialResult,
+    attempt_folder,
+    below,
+)
 from search_spaces.errors import UserError
 from search_spaces.trial import Outputs, TrialSpec
 
@@ -134,7 +140,8 @@ class Store:
                 "Run the sweep that makes it first."
             )
         folder = attempt_folder(self.uri, key, record.attempts[name])
-        return ArtifactRef(uri=f"{folder}/{name}", sha256=record.result.artifacts[name].sha256)
+        sha256 = record.result.artifacts[name].sha256
+        return ArtifactRef(uri=below(folder, name), sha256=sha256)
 
     def has_outputs(self, key: str, outputs: Outputs) -> bool:
         """Whether a trial is committed and every file of ``outputs`` is there in its size."""

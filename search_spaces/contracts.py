@@ -290,4 +290,10 @@ class Clock(Protocol):
 def attempt_folder(store_uri: str, trial_key: str, attempt: str) -> str:
     """Return the URI of an attempt's folder: ``<store>/results/<key>/attempts/<attempt>``."""
     root = store_uri if "://" in store_uri else str(Path(store_uri).absolute())
-    return f"{root.rstrip('/')}/results/{trial_key}/attempts/{attempt}"
+    return below(root, f"results/{trial_key}/attempts/{attempt}")
+
+
+def below(uri: str, path: str) -> str:
+    """Return the URI of something below a place; options after ``?`` stay at the end."""
+    root, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{root.rstrip('/')}/{path}{mark}{options}"

@@ -15,6 +15,7 @@ from search_spaces.errors import Fault, SpecError, did_you_mean
 from search_spaces.messages import faults_of
 from search_spaces.sweep import SweepSpec
 
+_MOST_VALUES = 100_000  # aliases counted as often as they are named
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 
 
@@ -101,9 +102,16 @@ def _parse_yaml(text: str, place: str, faults: list[Fault]) -> Any:
     loader = _Loader(text)
     loader.duplicates = []
     try:
-        data = loader.get_single_data()
+        node = loader.get_single_node()
+        _refuse_explosion(node, place)
+        data = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         raise SpecError([_syntax_fault(error, place)]) from None
+    except (ValueError, OverflowError) as error:  # as of a date or number that there is not
+        problem = f"holds a value that cannot be: {str(error).splitlines()[0]}."
+        raise SpecError([Fault(place, "", problem, "Write it in quotes if it is text.")]) from None
+    except RecursionError:
+        raise SpecError([Fault(place, "", "is nested too deeply.", "No sweep is.")]) from None
     finally:
         loader.dispose()
     faults += [
@@ -111,6 +119,29 @@ def _parse_yaml(text: str, place: str, faults: list[Fault]) -> Any:
         for name, line in loader.duplicates
     ]
     return data
+
+
+def _refuse_explosion(root: yaml.Node | None, place: str) -> None:
+    """Raise a SpecError when aliases make a small file a huge or endless one."""
+    sizes: dict[int, int] = {}
+    inside: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        if id(node) in inside:
+            return _MOST_VALUES + 1
+        if id(node) not in sizes:
+            inside.add(id(node))
+            pairs = node.value if isinstance(node, yaml.CollectionNode) else []
+            flat = [
+                part for pair in pairs for part in (pair if isinstance(pair, tuple) else [pair])
+            ]
+            sizes[id(node)] = 1 + sum(map(size, flat))
+            inside.discard(id(node))
+        return sizes[id(node)]
+
+    if root is not None and size(root) > _MOST_VALUES:
+        problem = f"has more than {_MOST_VALUES:,} values, or one that holds itself."
+        raise SpecError([Fault(place, "", problem, "Look at its anchors (&) and aliases (*).")])
 
 
 def _syntax_fault(error: yaml.YAMLError, place: str) -> Fault:
