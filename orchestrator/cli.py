@@ -19,6 +19,7 @@ from orchestrator import (
     mask_commands,
     query_commands,
     registry_commands,
+    simulate_command,
     transfer_commands,
 )
 from orchestrator.choices import left_out
@@ -203,6 +204,7 @@ def explain_key(
 
 # Listed after the commands above, in this order.
 app.add_typer(query_commands.app)
+app.command()(simulate_command.simulate)
 app.command()(transfer_commands.transfer)
 app.add_typer(compare_commands.app)
 app.add_typer(registry_commands.app)
