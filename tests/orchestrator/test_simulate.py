@@ -14,6 +14,7 @@ from orchestrator.scheduler import Scheduler
 from orchestrator.simulate import simulate
 from orchestrator.simulate_options import GPU_SPEEDS, Options, parse_duration, understood
 from orchestrator.simulated_figures import critical_path, figures_of
+from orchestrator.simulated_gangs import gang_sizes
 from orchestrator.simulated_gantt import draw_gantt, write_gantt
 from orchestrator.simulated_nodes import Hazards, Host, Outages
 from orchestrator.simulated_screens import basis_line, figures_data, told
@@ -164,6 +165,20 @@ def test_a_trial_wider_than_every_host_is_refused():
     trial = make_trial()
     with pytest.raises(ValueError, match="takes 4 slots, but no host has more than 2"):
         simulate(TrialGraph([trial]), {trial.key: 1.0}, [Host(2)], widths={trial.key: 4})
+
+
+def test_gangs_grow_on_the_critical_path_alone():
+    """A lineage beside short trials gets more GPUs until all work bounds the wall time."""
+    lineage, others = make_lineage(num_rounds=3), [make_trial(seed=9 + n) for n in range(8)]
+    graph = TrialGraph([*lineage, *others])
+    long = {1: 80.0, 2: 50.0, 4: 60.0}  # more than two GPUs do not help
+    choices = {key: long for key in graph} | {one.key: {1: 10.0, 2: 6.0} for one in others}
+    sizes = gang_sizes(graph, choices, 8)
+    assert [sizes[trial.key] for trial in lineage] == [2, 2, 2]
+    assert all(sizes[trial.key] == 1 for trial in others)
+    chosen = {key: choices[key][size] for key, size in sizes.items()}
+    assert simulate(graph, chosen, [Host(8)], widths=sizes).wall_s == 150.0
+    assert set(gang_sizes(graph, choices, 1).values()) == {1}
 
 
 @pytest.mark.parametrize(
