@@ -20,6 +20,7 @@ from orchestrator import (
     mask_commands,
     query_commands,
     registry_commands,
+    simulate_command,
     steering_commands,
     transfer_commands,
     watch_commands,
@@ -218,6 +219,7 @@ app.add_typer(watch_commands.app)
 app.add_typer(steering_commands.app)
 app.command()(doctor_commands.doctor)
 app.add_typer(query_commands.app)
+app.command()(simulate_command.simulate)
 app.command()(transfer_commands.transfer)
 app.add_typer(compare_commands.app)
 app.add_typer(registry_commands.app)

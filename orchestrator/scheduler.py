@@ -7,7 +7,6 @@ machine therefore serves a cluster and a simulated clock.
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, insort
 from collections import Counter
 
 from orchestrator.costs import trial_flops
@@ -23,6 +22,8 @@ from orchestrator.retries import (
 from search_spaces.canonical import short
 from search_spaces.contracts import FailureClass, TrialState
 from search_spaces.trial import Trial
+
+_Offer = tuple[float, int, str]  # of a ready trial: minus its chain, place in the order, key
 
 
 class SchedulerError(ValueError):
@@ -52,7 +53,8 @@ class Scheduler:
         self._num_unmet: dict[str, int] = {}
         self._chains: dict[str, float] = {}
         self._order = {key: index for index, key in enumerate(graph)}
-        self._ready: list[tuple[float, int, str]] = []  # sorted
+        self._offered: dict[str, _Offer] = {}
+        self._ready: list[_Offer] = []  # heap; holds withdrawn offers until they come up
         self._delayed: list[tuple[float, int, str]] = []  # heap by time
         self._not_before: dict[str, float] = {}
         for key in graph:
@@ -74,7 +76,9 @@ class Scheduler:
             if self._not_before.get(key) == not_before:  # else skipped or reused meanwhile
                 del self._not_before[key]
                 self._offer(key)
-        return [key for _, _, key in self._ready[:limit]]
+        if limit is None:
+            return [key for _, _, key in sorted(self._offered.values())]
+        return self._most_urgent(limit)
 
     def next_wakeup(self, now: float) -> float | None:
         """Return the seconds until the next retry's back-off has passed; None = no retry waits."""
@@ -88,7 +92,7 @@ class Scheduler:
         Raises:
             SchedulerError: When the trial is not ready.
         """
-        if not self._is_offered(key):
+        if key not in self._offered:
             raise SchedulerError(
                 f"Attempt {attempt} of trial {short(key)} cannot start: "
                 f"it is {self._states[key]} and not ready."
@@ -230,32 +234,32 @@ class Scheduler:
                     queue.append(parent)
 
     def _move_up(self, key: str, chain: float) -> None:
-        offered = self._is_offered(key)
-        self._withdraw(key)
+        offered = self._offered.pop(key, None)
         self._chains[key] = chain
         if offered:
             self._offer(key)
 
-    def _rank(self, key: str) -> tuple[float, int, str]:
-        return (-self._chains[key], self._order[key], key)
+    def _most_urgent(self, limit: int) -> list[str]:
+        """Return at most ``limit`` offered trials, in time that does not grow with all of them."""
+        found: list[_Offer] = []
+        while self._ready and len(found) < limit:
+            offer = heapq.heappop(self._ready)
+            if self._offered.get(offer[2]) is offer:  # else withdrawn, perhaps made anew
+                found.append(offer)
+        for offer in found:
+            heapq.heappush(self._ready, offer)
+        return [key for _, _, key in found]
 
     def _offer(self, key: str) -> None:
         """Put a trial among the ready ones if nothing is in its way."""
         is_pending = self._states[key] is TrialState.PENDING
         if is_pending and not self._num_unmet[key] and key not in self._not_before:
-            insort(self._ready, self._rank(key))
-
-    def _is_offered(self, key: str) -> bool:
-        rank = self._rank(key)
-        place = bisect_left(self._ready, rank)
-        return place < len(self._ready) and self._ready[place] == rank
-
-    def _withdraw(self, key: str) -> None:
-        if self._is_offered(key):
-            del self._ready[bisect_left(self._ready, self._rank(key))]
+            offer = (-self._chains[key], self._order[key], key)
+            self._offered[key] = offer
+            heapq.heappush(self._ready, offer)
 
     def _set_state(self, key: str, state: TrialState) -> None:
-        self._withdraw(key)
+        self._offered.pop(key, None)
         self._not_before.pop(key, None)
         self._counts[self._states[key]] -= 1
         self._counts[state] += 1

@@ -65,8 +65,9 @@ def test_a_missing_sweep_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_light_commands_load_no_training_library(sweep: Path) -> None:
-    """--help, validate and plan answer without torch, Ray, transformers or DeepSpeed."""
-    for arguments in (["--help"], ["validate", str(sweep)], ["plan", str(sweep)]):
+    """They answer without torch, Ray, transformers or DeepSpeed."""
+    light = (["--help"], ["validate", str(sweep)], ["plan", str(sweep)])
+    for arguments in (*light, ["simulate", str(sweep), "--cpus", "4", "--gantt", "run.html"]):
         done = tickets(*arguments, cwd=sweep.parent)
         assert done.returncode == 0, done.stderr
         assert "HEAVY []" in done.stderr
