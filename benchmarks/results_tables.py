@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.verdicts import beats
+
 Record = Mapping[str, Any]
 
 
@@ -21,6 +23,8 @@ def tables(record: Record) -> Iterator[str]:
     for task in dict.fromkeys(row["task"] for row in record["verdicts"]):
         yield f"### {task}"
         yield from levels(record, task)
+    if {"imp", "one-shot-theta0"} <= {row["method"] for row in record["verdicts"]}:
+        yield from between(record, "imp", "one-shot-theta0")
     for table in record.get("transfers", {}).get("tables", []):
         yield f"### transfer, {table['split']}"
         yield from transfers(record, table["split"])
@@ -46,6 +50,41 @@ def levels(record: Record, task: str) -> Iterator[str]:
     yield "| " + " | ".join([*dense, *[""] * (len(header) - 3)]) + " |"
     for row in rows:
         yield "| " + " | ".join(_level(row, names)) + " |"
+
+
+def between(record: Record, first: str, second: str) -> Iterator[str]:
+    """Yield a line for each task and level: how far one method is above another, paired on seeds.
+
+    Mean and one-sided 95% lower bound on each split.
+    """
+    yield f"| task | sparsity | {first} − {second}, select | report |"
+    yield "|---|---|---|---|"
+    levels = {
+        (row["task"], row["num_removed"]): row["sparsity"]
+        for row in record["verdicts"]
+        if row["method"] == first
+    }
+    for (task, num_removed), sparsity in levels.items():
+        told = []
+        for split in ("select", "report"):
+            ours, theirs = (
+                _finals(record, task, method, num_removed, split) for method in (first, second)
+            )
+            compared = beats(ours, theirs)
+            told.append(f"{compared.difference_mean:+.4f}, {compared.lower_bound:+.4f}")
+        yield f"| {task} | {sparsity:.0%} | {told[0]} | {told[1]} |"
+
+
+def _finals(
+    record: Record, task: str, method: str, num_removed: int, split: str
+) -> dict[int, float]:
+    """Return the scores of a method's tickets by seed."""
+    wanted = {"kind": "final", "task": task, "method": method, "num_removed": num_removed}
+    return {
+        row["seed"]: row["scores"][split][row["metric"]]
+        for row in record["trials"]
+        if all(row[name] == value for name, value in wanted.items())
+    }
 
 
 def transfers(record: Record, split: str) -> Iterator[str]:
@@ -78,7 +117,7 @@ def overlaps(record: Record) -> Iterator[str]:
 def _level(row: Mapping[str, Any], names: list[str]) -> list[str]:
     controls = {one["name"]: one for one in row["controls"]}
     outcome, told = row["outcomes"]["noninferior"], row["report_outcome"]
-    same = f"{outcome} ({told} on report)" + (" **best**" if row["is_best"] else "")
+    same = f"{_words(outcome)} ({_words(told)} on report)" + (" **best**" if row["is_best"] else "")
     return [
         f"{row['method']} {row['sparsity']:.0%}",
         _spread(row["ticket_mean"], row["ticket_std"]),
@@ -103,6 +142,10 @@ def _cell(cell: Mapping[str, Any]) -> str:
     if cell["state"] == "diagonal":
         return f"*{points}*"
     return f"{points} \\*" if cell["dark"] else points
+
+
+def _words(outcome: str) -> str:
+    return outcome.replace("_", " ")
 
 
 def _spread(mean: float, deviation: float) -> str:

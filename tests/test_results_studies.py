@@ -1,25 +1,22 @@
-"""The committed studies of controls, protocols and transfer: what follows from their scores."""
+"""The committed studies of controls: what follows from their scores."""
 
 from __future__ import annotations
 
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import pytest
 
-from benchmarks import adaptive, results_tables
+from benchmarks import results_tables
 from orchestrator.rules import judge
 from orchestrator.sweep_context import SweepContext
 from orchestrator.verdicts import beats
 from tests.search_spaces.makers import data_folder
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-CONTROLS = ("minilm-controls", "minilm-mrpc")
-PROTOCOLS = ("minilm-code", "minilm-paper")
-TRANSFERS = ("minilm-transfer", "tiny-transfer-70", "tiny-transfer-90")
+CONTROLS = ("minilm-controls",)
 SEEDS = (1, 2, 3)
 DELTA = 0.02
 
@@ -64,25 +61,7 @@ def test_verdicts_and_controls_follow_from_the_recorded_scores(name: str) -> Non
             assert beats(ticket, other).beats == control["beats"]
 
 
-@pytest.mark.parametrize("name", TRANSFERS)
-def test_dark_cells_follow_from_the_recorded_scores(name: str) -> None:
-    """A cell is dark where its mean is at least that of the target's own ticket, on both splits."""
-    record = read(name)
-    for table in record["transfers"]["tables"]:
-        num_removed, split = table["num_removed"], table["split"]
-        assert len(table["cells"]) == 25
-        for cell in table["cells"]:
-            target = {"task": cell["target"], "num_removed": num_removed}
-            own = scores(record, split, kind="final", **target)
-            if cell["state"] == "judged":
-                found = scores(record, split, kind="transfer", source=cell["source"], **target)
-                assert set(found) == set(own) == set(SEEDS)
-                assert cell["dark"] == (mean(found.values()) >= mean(own.values())), cell
-            else:
-                assert cell["state"] in ("diagonal", "lost_futility")
-
-
-@pytest.mark.parametrize("name", (*CONTROLS, *PROTOCOLS))
+@pytest.mark.parametrize("name", CONTROLS)
 def test_the_page_shows_the_levels(name: str) -> None:
     """Every line of every task's table stands in docs/results.md."""
     record = read(name)
@@ -91,26 +70,14 @@ def test_the_page_shows_the_levels(name: str) -> None:
             assert line in page(), line
 
 
-@pytest.mark.parametrize("name", TRANSFERS)
-def test_the_page_shows_the_matrices(name: str) -> None:
-    """Every line of the matrix on both splits and of the overlaps stands in docs/results.md."""
-    record = read(name)
-    lines = [
-        *results_tables.transfers(record, "select"),
-        *results_tables.transfers(record, "report"),
-        *results_tables.overlaps(record),
-    ]
-    for line in lines:
+def test_the_page_compares_imp_with_pruning_at_once() -> None:
+    """Every line of the paired differences stands in docs/results.md."""
+    record = read("minilm-controls")
+    for line in results_tables.between(record, "imp", "one-shot-theta0"):
         assert line in page(), line
 
 
-@pytest.mark.parametrize("name", TRANSFERS[1:])
-def test_the_page_tells_what_stopping_early_saves(name: str) -> None:
-    """The tables that ran in full: how many trials the rule leaves out, and what it changes."""
-    assert adaptive.told(read(name), DELTA) in page()
-
-
-@pytest.mark.parametrize("name", (*CONTROLS, *PROTOCOLS, *TRANSFERS))
+@pytest.mark.parametrize("name", CONTROLS)
 def test_the_sweeps_still_name_the_recorded_trials(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
