@@ -259,6 +259,29 @@ def test_commands_that_cannot_be_read_are_set_aside(world, caplog):
     assert world.answers() == []
 
 
+def test_a_command_under_another_name_is_set_aside(world, caplog):
+    """Else it would lie there for ever, and be counted as waiting."""
+    command = world.send("pause")
+    (file,) = world.inbox.folder.iterdir()
+    file.rename(file.with_name("copy.json"))
+    assert world.inbox.waiting() == [] and world.inbox.num_waiting == 0
+    assert "copy.json is not carried out: it is no command that this version" in caplog.text
+    assert f"it says that it is {command.id}" in caplog.text
+
+
+def test_a_command_that_cannot_be_read_now_is_read_later(world, caplog):
+    """It is not lost, and the log is told of it once."""
+    command = world.send("pause")
+    (file,) = world.inbox.folder.iterdir()
+    file.rename(file.with_suffix(".kept"))
+    file.mkdir()  # reading it is an OSError, for the superuser too
+    assert world.inbox.waiting() == world.inbox.waiting() == []
+    assert caplog.text.count("is not carried out") == 1
+    file.rmdir()
+    file.with_suffix(".kept").rename(file)
+    assert world.inbox.waiting() == [command]
+
+
 def test_a_trial_that_left_the_sweep_is_not_missed(world):
     """A command may be older than the sweep's file."""
     world.send("cancel", make_trial(seed=5))
