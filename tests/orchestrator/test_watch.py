@@ -205,6 +205,24 @@ def test_logs_tell_all_of_a_trial(world, tmp_path):
         world.tickets("logs", "*")
 
 
+def test_logs_tell_what_an_attempt_does_otherwise_and_whose_answer_came_late(world):
+    """A smaller micro-batch, a refused answer; a trial that was cancelled itself names no other."""
+    (trial,) = make_lineage(1, 1)
+    with Journal.open(world.journal_path, SWEEP, now=NOW) as journal:
+        journal.rebuild(TrialGraph([trial]), world.store, now=NOW)
+        note = {"attempt": "a2", "note": "retry 1 with micro-batch 8 instead of 16"}
+        started = Transition(trial.key, TrialState.RUNNING, "started", payload=note)
+        ended = Transition(
+            trial.key, TrialState.CANCELLED, "given_up", payload={"cause": trial.key}
+        )
+        journal.record([started, ended], NOW)
+        journal.note(trial.key, "refused", {"attempt": "a1", "answer": "failed"}, NOW)
+    lines = world.tickets("logs", trial.key).splitlines()
+    assert lines[-3].endswith("started  a2  retry 1 with micro-batch 8 instead of 16")
+    assert lines[-2].endswith("given_up")
+    assert lines[-1].endswith("a1  failed too late: it was given up or replaced before")
+
+
 class TwoSlots:
     """What vitals ask of an executor."""
 
