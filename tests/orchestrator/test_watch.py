@@ -170,6 +170,15 @@ def test_who_drives_is_told_apart(world):
     assert DriverLife("alive", 1, "elsewhere", 1.0).is_on_this_host is False
 
 
+def test_a_run_lives_though_the_clock_was_set_back_before_it(world):
+    """Else 'tickets stop' would say that there is no run."""
+    with Journal.open(world.journal_path, SWEEP, now=NOW) as journal:
+        journal.end(NOW + 5)
+        assert driver_life(journal.meta(), journal.path, NOW + 6).state == "ended"
+    with Journal.open(world.journal_path, SWEEP, now=NOW - 60) as journal:
+        assert driver_life(journal.meta(), journal.path, NOW - 59).state == "alive"
+
+
 def test_watch_prints_one_frame_or_json(world):
     """Without a terminal there is one frame; JSON has every number."""
     journal, *_ = fill(world)
