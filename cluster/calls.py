@@ -26,12 +26,16 @@ _MOST_TELLING = (
     FailureClass.INFRASTRUCTURE,
 )
 
+_SURE = _MOST_TELLING[:3]  # no lost peer looks like one of these
+
 
 class RankCalls:
     """The same method called on every rank.
 
-    A rank that died ends the call at once. A rank that only reports a failure ends it when all
-    have answered or, because its peers may now wait for it forever, after a grace.
+    A rank that died ends the call at once, and explains it unless another has told of a failure
+    of its own: one whose memory ran out may take its peers' processes with it. A rank that only
+    reports a failure ends the call when all have answered or, because its peers may now wait for
+    it forever, after a grace.
     """
 
     def __init__(
@@ -59,11 +63,14 @@ class RankCalls:
     @property
     def failure(self) -> AttemptFailure | None:
         """Why the call failed, as soon as that is clear."""
-        if self._death or not self._failures:
-            return self._death
+        if self._death:
+            told = (one for one in self._failures if one.failure in _SURE)
+            return min(told, key=_place, default=self._death)
+        if not self._failures:
+            return None
         if self._ranks and time.monotonic() < self._failed_at_s + PEER_GRACE_S:
             return None
-        return min(self._failures, key=lambda failure: _MOST_TELLING.index(failure.failure))
+        return min(self._failures, key=_place)
 
     def collect(self) -> None:
         """Take in the answers that have arrived; never blocks."""
@@ -86,6 +93,10 @@ class RankCalls:
 
     def _name(self, rank: int) -> str:
         return f"rank {rank} of {self._gang}" + where(self._places[rank])
+
+
+def _place(failure: AttemptFailure) -> int:
+    return _MOST_TELLING.index(failure.failure)
 
 
 def explain_death(error: BaseException, who: str) -> AttemptFailure:

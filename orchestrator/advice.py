@@ -32,15 +32,19 @@ class Advice:
         events = self.policy.on_result(self.graph, self.scheduler, self.graph[key], result)
         for event in events:
             if isinstance(event, Add):
-                added = self.scheduler.add(event.trial)
-                self.journal.add(added, event.trial, event.reason, now)
-                if cause := self.scheduler.cause(added):
-                    state = self.scheduler.state(added)
-                    change = Transition(added, state, state.lower(), cause.message)
-                    self.journal.record([change], now)
+                if event.trial.key not in self.graph:  # it may be said anew of a result shown anew
+                    self._add(event, now)
             elif self.scheduler.state(event.key) is TrialState.PENDING:  # one may skip another
                 skipped = self.scheduler.skip(event.key, event.reason)
                 self.journal.record(
                     (Transition(k, TrialState.SKIPPED, "skipped", event.reason) for k in skipped),
                     now,
                 )
+
+    def _add(self, event: Add, now: float) -> None:
+        added = self.scheduler.add(event.trial)
+        self.journal.add(added, event.trial, event.reason, now)
+        if cause := self.scheduler.cause(added):
+            state = self.scheduler.state(added)
+            change = Transition(added, state, state.lower(), cause.message)
+            self.journal.record([change], now)

@@ -107,14 +107,12 @@ def run(
     store = Store(spec.store)
     made = _planned(context, store)
     console.print(plan_summary(made), highlight=False, soft_wrap=True)
-    from orchestrator.finishing import mirror_finished, tracker_of
+    from orchestrator.finishing import mirror_finished, settle, tracker_of
 
     if made.num_run + made.num_wait == 0:
+        settle(context, store)
         files = _show_end(console, context, store, sweep)
-        tracker = tracker_of(context)
-        mirror_finished(context, tracker, store)
-        if files:
-            tracker.log_report(files)
+        mirror_finished(context, tracker_of(context), store, files)
         return
     tracker = tracker_of(context)
     from orchestrator.listeners import ListenerGroup

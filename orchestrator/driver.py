@@ -34,6 +34,7 @@ from search_spaces.contracts import (
     TrialState,
 )
 from search_spaces.errors import UserError
+from search_spaces.places import masked
 from search_spaces.trial import Trial
 
 WAIT_S = 0.5  # longest time without a look at retries and progress
@@ -165,9 +166,8 @@ class _Drive:
             self._start_ready()
             if not self._scheduler.is_finished:
                 wakeup_s = self._scheduler.next_wakeup(self.clock())
-                if wakeup_s is None or self._steering.is_paused:
-                    wakeup_s = WAIT_S
-                self._returned.put(self.executor.wait(min(WAIT_S, wakeup_s)))
+                patience_s = WAIT_S if wakeup_s is None else min(WAIT_S, wakeup_s)
+                self._returned.put(self.executor.wait(patience_s))
                 self._deal_with_returned()
                 self._life_signs.show(self.clock())
 
@@ -177,8 +177,10 @@ class _Drive:
         self._returned.put(self.executor.wait(0))
         self._deal_with_returned()
         self.executor.close()
-        given_up = self._scheduler.cancel()
-        self._record(Transition(key, TrialState.CANCELLED, "cancelled") for key in given_up)
+        self._scheduler.cancel()
+        # The interrupt may have come between scheduler and journal: its rows are what must end.
+        left = [row.key for row in self.journal.trials() if not row.state.is_finished]
+        self._record(Transition(key, TrialState.CANCELLED, "cancelled") for key in left)
 
     def outcome(self) -> SweepOutcome:
         """Return how the sweep ended."""
@@ -188,18 +190,22 @@ class _Drive:
 
     def _start_ready(self) -> None:
         """Fill the free slots; a trial that another sweep has committed meanwhile is reused."""
-        while (num_free := self.executor.num_slots - self._num_running) > 0:
-            if self._steering.is_paused or not self.may_start():
-                return
-            ready = self._scheduler.ready(self.clock(), num_free)
-            if not ready:
-                return
+        # Asked also while nothing may start: else a retry that is due would end every wait.
+        while ready := self._scheduler.ready(self.clock(), self._num_free):
             for key in ready:
+                if self._scheduler.state(key) is not TrialState.PENDING:
+                    continue  # what was reused just now made a policy skip it
                 record = self.store.record(key)
                 if record and not self.store.missing(record, self.graph[key].outputs):
                     self._reuse(key, record.result)
                 else:
                     self._start(key)
+
+    @property
+    def _num_free(self) -> int:
+        """Number of attempts that may be started now."""
+        is_held = self._steering.is_paused or not self.may_start()
+        return 0 if is_held else max(0, self.executor.num_slots - self._num_running)
 
     def _reuse(self, key: str, result: TrialResult) -> None:
         self._record([Transition.done(key, "reused", result)])
@@ -261,12 +267,12 @@ class _Drive:
     def _note_failure(self, failed: Failed) -> None:
         key, failure, trial = failed.trial_key, failed.failure, self.graph[failed.trial_key]
         self._num_running -= 1
-        message = self._batches.explain(key, failure, failed.message)
+        message = masked(self._batches.explain(key, failure, failed.message))
         may_retry = self._batches.can_shrink(key, failure)
         decision = self._scheduler.fail(key, failure, message, self.clock(), may_retry)
         note = self._batches.shrink(key, failure) if decision.will_retry else ""
         said = f"{message} Next: {note}." if note else message
-        failed = failed.model_copy(update={"message": said})
+        failed = failed.model_copy(update={"message": said, "details": masked(failed.details)})
         self._record(failure_transitions(trial, failed, decision, note))
         self.listener.failed(trial, failed, decision.will_retry)
         cause = self._scheduler.cause(key)

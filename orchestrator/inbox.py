@@ -57,6 +57,7 @@ class Inbox:
 
     def __init__(self, journal_path: Path) -> None:
         self.folder = journal_path.with_name(f"{journal_path.name}.inbox")
+        self._told: set[str] = set()  # files that could not be read
 
     def put(self, command: Command) -> None:
         """Leave a command; it survives whatever ends after this returns.
@@ -83,7 +84,8 @@ class Inbox:
     def waiting(self) -> list[Command]:
         """Return the commands that wait, oldest first; one look at a folder, mostly empty.
 
-        A file that is no command of this version is set aside under the name ``*.unread``.
+        A file that is no command of this version, or not the one of its name, is set aside under
+        the name ``*.unread``; one that cannot be read now is tried again at the next look.
         """
         found = (self._read(self.folder / name) for name in self._names())
         return [command for command in found if command]
@@ -116,12 +118,27 @@ class Inbox:
             command = Command.model_validate_json(path.read_bytes())
         except FileNotFoundError:  # taken back by its sender
             return None
-        except (ValidationError, OSError) as error:
-            _LOG.warning("%s is no command that this version knows: %s", path, error)
-            with suppress(OSError):
-                path.replace(path.with_suffix(".unread"))
+        except OSError as error:
+            self._tell(path, error)
             return None
-        return command if path.stem == command.id else None
+        except ValidationError as error:
+            self._set_aside(path, error)
+            return None
+        if path.stem != command.id:
+            self._set_aside(path, f"it says that it is {command.id}")
+            return None
+        return command
+
+    def _set_aside(self, path: Path, problem: object) -> None:
+        self._tell(path, f"it is no command that this version knows: {problem}")
+        with suppress(OSError):
+            path.replace(path.with_suffix(".unread"))
+
+    def _tell(self, path: Path, problem: object) -> None:
+        """Say that a command cannot be read; once, however often somebody looks."""
+        if path.name not in self._told:
+            self._told.add(path.name)
+            _LOG.warning("The command %s is not carried out: %s", path, problem)
 
 
 def _sync(folder: Path) -> None:

@@ -215,6 +215,7 @@ class Journal(JournalReader):
                     "pid": os.getpid(),
                     "host": socket.gethostname(),
                     "started_at": now,
+                    "ended_at": "-inf",  # a clock set back must not make this run an ended one
                     "heartbeat": now,
                 }
             )

@@ -59,6 +59,22 @@ def has_ended(journal_path: Path) -> bool:
     return False
 
 
+def is_held(journal_path: Path) -> bool:
+    """Return whether a process holds the lock now.
+
+    Unlike the process's number in the file this cannot be somebody else's by chance, but it takes
+    a shared lock for an instant, in which a run that begins is refused: only for who must know.
+    """
+    try:
+        with open(journal_path.with_name(f"{journal_path.name}.lock"), encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _own_description() -> dict[str, str | int]:
     since = datetime.now(UTC).isoformat(timespec="seconds")
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}

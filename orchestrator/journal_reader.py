@@ -79,7 +79,7 @@ class JournalReader:
     def meta(self) -> dict[str, str]:
         """Return name, sweep_hash, spec_yaml, schema_version, pid, host, started_at, heartbeat.
 
-        Where there was a reason to write them also paused, vitals and ended_at.
+        Also ended_at, ``-inf`` while the run lasts; paused and vitals where there was a reason.
         """
         return dict(self._select("SELECT name, value FROM meta"))
 

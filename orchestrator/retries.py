@@ -75,7 +75,7 @@ class Cause:
 
     Attributes:
         key: The trial in which it began: the trial itself or an ancestor.
-        failure: Class of the failure; None when a policy skipped the trial.
+        failure: Class of the failure; None where a policy skipped the trial or people gave it up.
         message: One sentence for people.
     """
 

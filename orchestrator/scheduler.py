@@ -197,7 +197,7 @@ class Scheduler:
         return self._states[key]
 
     def cause(self, key: str) -> Cause | None:
-        """Return why a trial failed, was blocked or was skipped; None for any other."""
+        """Return why a trial failed, was blocked, skipped or given up; None for any other."""
         return self._causes.get(key)
 
     def counts(self) -> dict[TrialState, int]:

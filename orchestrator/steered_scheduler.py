@@ -41,23 +41,27 @@ class SteeredScheduler(Scheduler):
         """Make failed and cancelled trials pending again, and what did not run because of them.
 
         Their retry budgets are fresh. A trial that waits for another one that will not succeed
-        stays out, with that one's cause.
+        stays out: with its own cause if it was given up itself, else with that one's.
 
         Returns:
-            The keys whose state has changed; most are PENDING now.
+            The keys whose state or cause has changed; most are PENDING now.
         """
         dead = (TrialState.FAILED, TrialState.CANCELLED)
         reached = self._held_by(key for key in keys if self.state(key) in dead)
         before = {key: (self.state(key), self._causes.pop(key, None)) for key in reached}
         for key in self._parents_first(reached):
-            obstacle, cause = self._obstacle(key), before[key][1]
+            obstacle, cause = self.obstacle(key), before[key][1]
             if obstacle is None:
                 self._reopen(key)
             elif cause and cause.key == key:  # given up itself: asked for before its ancestor
                 self._causes[key] = cause
             else:
                 self._inherit(key, obstacle)
-        return tuple(key for key, (state, _) in before.items() if self.state(key) is not state)
+        return tuple(
+            key
+            for key, (state, cause) in before.items()
+            if self.state(key) is not state or self.cause(key) is not cause
+        )
 
     def add(self, trial: Trial) -> str:
         """Add a trial to the graph and return its key.
@@ -68,9 +72,13 @@ class SteeredScheduler(Scheduler):
             GraphError: When the trial is known already or a parent is missing.
         """
         key = super().add(trial)
-        if obstacle := self._obstacle(key):
+        if obstacle := self.obstacle(key):
             self._inherit(key, obstacle)
         return key
+
+    def obstacle(self, key: str) -> str | None:
+        """Return a parent that will not succeed, if there is one."""
+        return next((p for p in self._graph.parents(key) if p in self._causes), None)
 
     def _held_by(self, roots: Iterable[str]) -> dict[str, None]:
         """Return these trials, and those that are blocked or cancelled because of them."""
@@ -86,10 +94,6 @@ class SteeredScheduler(Scheduler):
 
     def _parents_first(self, keys: dict[str, None]) -> list[str]:
         return [key for key in self._graph.topological_order() if key in keys] if keys else []
-
-    def _obstacle(self, key: str) -> str | None:
-        """Return a parent that will not succeed, if there is one."""
-        return next((p for p in self._graph.parents(key) if p in self._causes), None)
 
     def _reopen(self, key: str) -> None:
         for failure in FailureClass:

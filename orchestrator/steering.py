@@ -135,7 +135,7 @@ class Steering:
                 self._executor.cancel(key)
                 effects.num_ended += 1
         effects.said.append(f"{command.verb}: {answer.text}")
-        effects.reopened |= command.verb == "retry" and bool(answer.changes)
+        effects.reopened |= any(one.event == REOPENED for one in answer.changes)
         effects.stop |= command.verb == "stop" and answer.accepted
 
     def _decide(self, command: Command) -> Answer:
@@ -188,8 +188,11 @@ class Steering:
         again = [key for key in changed if self._scheduler.state(key) is TrialState.PENDING]
         changes = tuple(map(self._transition, changed))
         if not again:
+            if self._is_first_look and command.everything:  # nothing can have failed yet
+                return Answer(command, True, "Every run tries failed trials anew.", changes)
             if self._is_first_look and TrialState.PENDING in before.values():
-                return Answer(command, True, "They run again: every run tries failed trials anew.")
+                text = "They run again: every run tries failed trials anew."
+                return Answer(command, True, text, changes)
             text = f"Nothing to try again: {self._why_not(before)}."
             return Answer(command, False, text, changes)
         num_named = sum(key in before for key in again)
@@ -230,14 +233,23 @@ class Steering:
 
     def _why_not(self, before: dict[str, TrialState]) -> str:
         """Return why nothing came of a command, by what the named trials are."""
-        for key in before:
-            cause = self._scheduler.cause(key)
-            if len(before) == 1 and cause and cause.key != key:
-                label = self._graph[cause.key].main_role.label
-                return f"it is {before[key]}, because it waits for {label}; name that one"
+        if len(before) == 1 and (said := self._in_way(*before)):
+            return said
         counts = Counter(before.values())
         found = ", ".join(f"{num} {state}" for state, num in counts.items())
         return f"the trials named are {found}" if found else "there is no such trial"
+
+    def _in_way(self, key: str) -> str:
+        """Return which ancestor keeps a trial from running, and what to name; "" if none does."""
+        state, cause = self._scheduler.state(key), self._scheduler.cause(key)
+        root = self._scheduler.cause(self._scheduler.obstacle(key) or key)
+        if cause is None or root is None or root.key == key:
+            return ""
+        label = self._graph[root.key].main_role.label
+        if cause.key != key:
+            return f"it is {state}, because it waits for {label}; name that one"
+        other = self._scheduler.state(root.key)
+        return f"it is {state}, and waits for {label}, which is {other}; name both"
 
 
 def given_up(journal: JournalReader) -> list[str]:

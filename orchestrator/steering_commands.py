@@ -14,6 +14,7 @@ import typer
 
 from orchestrator.driver_life import DriverLife, driver_life
 from orchestrator.inbox import Command, Inbox, Verb
+from orchestrator.journal_lock import is_held
 from orchestrator.journal_reader import JournalReader, TrialRow, open_reader
 from orchestrator.sweep_context import journal_path
 from orchestrator.trial_names import GRAMMAR, completions, find_trials
@@ -111,6 +112,7 @@ def stop(sweep: SweepPath) -> None:
         if answer is None:
             _interrupt(reader, command)
         if not _wait(lambda: not _life(reader).may_run or None, STOP_S):
+            Inbox(reader.path).remove(command.id)  # not to strike later, when nobody waits for it
             raise UserError(
                 f"{sweep}: the run was asked to end, but after {STOP_S:.0f} s it has not: "
                 f"{_life(reader).text}. Try again, or end that process."
@@ -142,10 +144,7 @@ def _send(
             return
         _, answer = _ask(reader, verb, keys, everything)
         if answer is None:
-            typer.echo(
-                f"No answer within {ANSWER_S:.0f} s; the command waits until the run looks for "
-                f"it. The sweep is {_life(reader).text}."
-            )
+            typer.echo(_unanswered(_life(reader)))
             return
         text, is_accepted = answer
     if not is_accepted:
@@ -171,11 +170,29 @@ def _ask(
 
 
 def _interrupt(reader: JournalReader, command: Command) -> None:
-    """Press Ctrl-C for somebody whose driver does not look into its inbox."""
-    life = _life(reader)
-    if Inbox(reader.path).remove(command.id) and life.may_run and life.is_on_this_host:
-        with suppress(ProcessLookupError):
+    """Press Ctrl-C for somebody whose driver does not look into its inbox.
+
+    Where that cannot be done the command stays: the driver may still look.
+
+    Raises:
+        UserError: There is no driver, though a process has its number.
+    """
+    life, inbox = _life(reader), Inbox(reader.path)
+    if not (life.may_run and life.is_on_this_host):
+        return
+    if not is_held(reader.path):
+        inbox.remove(command.id)
+        raise UserError(
+            f"{reader.path}: process {life.pid} is not the sweep's any more: its run is gone "
+            "without a word. There is no run to stop; 'tickets run' goes on."
+        )
+    if inbox.remove(command.id):  # else the driver has it after all
+        try:
             os.kill(life.pid, signal.SIGINT)
+        except ProcessLookupError:
+            pass
+        except PermissionError:  # another user's
+            inbox.put(command)
 
 
 def _wait(value: Callable[[], T | None], patience_s: float) -> T | None:
@@ -190,6 +207,15 @@ def _life(reader: JournalReader) -> DriverLife:
     return driver_life(reader.meta(), reader.path, time.time())
 
 
+def _unanswered(life: DriverLife) -> str:
+    if not life.may_run:  # it has ended meanwhile
+        return LATER
+    return (
+        f"No answer within {ANSWER_S:.0f} s; the command waits until the run looks for it. "
+        f"The sweep is {life.text}."
+    )
+
+
 def _refuse_ended(sweep: Path, rows: list[TrialRow]) -> None:
-    if all(row.state in DONE for row in rows):
+    if rows and all(row.state in DONE for row in rows):
         raise UserError(f"{sweep}: all of the sweep's {len(rows)} trials are done.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.journal_reader import EventRow, JournalReader, TrialRow
+from search_spaces.canonical import short
 
 NUM_LOG_LINES = 40
 _LOG_PLACE = re.compile(r"\(process (\d+) on (\S+), log ([^()]+)\)")  # as cluster.calls writes it
@@ -67,19 +68,24 @@ def _logged(event: EventRow) -> LoggedEvent:
         event.at,
         event.kind,
         str(payload.get("attempt", "")),
-        _text(event.kind, payload),
+        _text(event.key, event.kind, payload),
         details.strip(),
         _rank_log(f"{payload.get('message', '')}\n{details}"),
     )
 
 
-def _text(kind: str, payload: dict[str, Any]) -> str:
+def _text(key: str, kind: str, payload: dict[str, Any]) -> str:
     match kind:
         case "failed":
             end = "will be tried again" if payload.get("will_retry") else "given up"
             return f"{payload.get('failure', 'unknown')}, {end}: {payload.get('message', '')}"
         case "blocked" | "given_up":
-            return f"because of {payload['cause'][:12]}" if payload.get("cause") else ""
+            cause = payload.get("cause", "")
+            return f"because of {short(cause)}" if cause not in ("", key) else ""
+        case "started":
+            return str(payload.get("note", ""))
+        case "refused":
+            return f"{payload.get('answer', '')} too late: it was given up or replaced before"
         case "added":
             return str(payload.get("reason", ""))
         case "interrupted":

@@ -28,7 +28,7 @@ class TrialState(StrEnum):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the trial will not change its state again within this run."""
+        """Whether the trial has ended, unless people reopen it."""
         return self not in (TrialState.PENDING, TrialState.RUNNING)
 
 

@@ -76,6 +76,35 @@ def test_node_that_vanished_is_infrastructure(error: Exception) -> None:
     assert explain_death(error, "rank 0").failure is FailureClass.INFRASTRUCTURE
 
 
+@ray.remote
+def _dies() -> None:
+    raise ChildProcessError("gone")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("reported", "expected"),
+    [
+        (FailureClass.OUT_OF_MEMORY, FailureClass.OUT_OF_MEMORY),
+        (FailureClass.DIVERGED, FailureClass.DIVERGED),
+        (FailureClass.ERROR, FailureClass.INFRASTRUCTURE),
+        (FailureClass.INFRASTRUCTURE, FailureClass.INFRASTRUCTURE),
+    ],
+)
+def test_a_peers_death_hides_no_failure_of_its_own(
+    ray_session: Session, reported: FailureClass, expected: FailureClass
+) -> None:
+    """What only looks like a lost peer is explained by the process that died."""
+    reply = RankReply(PLACE, AttemptFailure(reported, "told", "trace"), 1, 0.1)
+    refs = [ray.put(reply), _dies.options(max_retries=0).remote()]
+    ray.wait(refs, num_returns=2)
+    calls = RankCalls(refs, "gang 0", [None, None])
+    calls.collect()
+    assert calls.failure is not None and calls.failure.failure is expected
+    died_of_it = expected is FailureClass.INFRASTRUCTURE
+    assert calls.failure.message.startswith("Rank 1 of gang 0 died" if died_of_it else "told")
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("reported", "expected"),

@@ -171,7 +171,7 @@ def test_failed_trials_are_tried_again_while_the_sweep_runs(world):
     ]
     world.send("retry", everything=True)
     world.run([*broken, *slow, make_trial(seed=77)])
-    assert world.answers()[-1] == "Nothing to try again: there is no such trial."
+    assert world.answers()[-1] == "Every run tries failed trials anew."
 
 
 def test_a_retry_sent_to_a_stopped_sweep_says_that_runs_retry_anyway(world):
@@ -181,6 +181,46 @@ def test_a_retry_sent_to_a_stopped_sweep_says_that_runs_retry_anyway(world):
     world.send("retry", trial)
     assert world.run([trial]).succeeded
     assert world.answers() == ["They run again: every run tries failed trials anew."]
+
+
+def test_a_retry_of_all_that_failed_is_accepted_by_a_stopped_sweep(world):
+    """What failed is pending before the first look: nothing is named, nothing is missing."""
+    trial = make_trial()
+    world.run([trial], fail=lambda request: FailureClass.USER_ERROR)
+    world.send("retry", everything=True)
+    assert world.run([trial]).succeeded
+    (answer,) = [e.payload for e in world.events() if e.kind == "command"]
+    assert answer["accepted"] and answer["text"] == "Every run tries failed trials anew."
+
+
+def test_a_trial_cancelled_before_its_ancestor_names_both(world):
+    """Naming it alone is refused with what to do; naming both reopens both."""
+    trials = make_lineage(num_rounds=3)
+    world.send("cancel", trials[1])
+    world.send("cancel", trials[0])
+    world.send("retry", trials[1])
+    world.run(trials)
+    assert world.submitted == []
+    assert world.answers()[-1] == (
+        "Nothing to try again: it is CANCELLED, and waits for round:toy:imp:r0:s0, which is "
+        "CANCELLED; name both."
+    )
+    world.send("retry", trials[1], trials[0])
+    assert world.run(trials).succeeded
+
+
+def test_a_trial_that_two_block_is_told_of_the_one_that_is_left():
+    """Once the first is tried again, the journal must name the second."""
+    first, second = make_trial(seed=1, prunes=(100,)), make_trial(seed=2)
+    child = make_trial(seed=3, parent=first.key, carry_from=second.key)
+    scheduler = SteeredScheduler(TrialGraph([first, second, child]), budgets={})
+    for trial in (first, second):
+        scheduler.start(trial.key, "a1")
+        scheduler.fail(trial.key, FailureClass.ERROR, "broke", now=0.0)
+    assert scheduler.cause(child.key).key == first.key
+    assert set(scheduler.reopen([first.key])) == {first.key, child.key}
+    assert scheduler.state(child.key) is TrialState.BLOCKED
+    assert scheduler.cause(child.key).key == second.key
 
 
 def test_stopping_keeps_what_is_committed_and_never_hits_a_later_run(world):
@@ -217,6 +257,29 @@ def test_commands_that_cannot_be_read_are_set_aside(world, caplog):
     assert sorted(p.suffix for p in world.inbox.folder.iterdir()) == [".json", ".unread", ".unread"]
     assert "is no command that this version knows" in caplog.text
     assert world.answers() == []
+
+
+def test_a_command_under_another_name_is_set_aside(world, caplog):
+    """Else it would lie there for ever, and be counted as waiting."""
+    command = world.send("pause")
+    (file,) = world.inbox.folder.iterdir()
+    file.rename(file.with_name("copy.json"))
+    assert world.inbox.waiting() == [] and world.inbox.num_waiting == 0
+    assert "copy.json is not carried out: it is no command that this version" in caplog.text
+    assert f"it says that it is {command.id}" in caplog.text
+
+
+def test_a_command_that_cannot_be_read_now_is_read_later(world, caplog):
+    """It is not lost, and the log is told of it once."""
+    command = world.send("pause")
+    (file,) = world.inbox.folder.iterdir()
+    file.rename(file.with_suffix(".kept"))
+    file.mkdir()  # reading it is an OSError, for the superuser too
+    assert world.inbox.waiting() == world.inbox.waiting() == []
+    assert caplog.text.count("is not carried out") == 1
+    file.rmdir()
+    file.with_suffix(".kept").rename(file)
+    assert world.inbox.waiting() == [command]
 
 
 def test_a_trial_that_left_the_sweep_is_not_missed(world):

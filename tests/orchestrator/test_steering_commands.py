@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -215,6 +218,48 @@ def test_stop_presses_ctrl_c_where_the_inbox_is_not_read(world, monkeypatch):
         assert process.stdout.read() == "interrupted\n"
     finally:
         process.kill()
+
+
+def test_stop_signals_no_stranger(world, monkeypatch):
+    """The driver died and its number was given to another process, which must not suffer."""
+    with Journal.open(world.journal_path, SWEEP, now=time.time()) as journal:
+        journal.rebuild(TrialGraph(TRIALS), world.store, now=1.0)
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+    try:
+        with closing(sqlite3.connect(world.journal_path)) as database, database:
+            database.execute("UPDATE meta SET value = ? WHERE name = 'pid'", (str(stranger.pid),))
+        lock = json.dumps({"pid": stranger.pid, "host": socket.gethostname()})
+        world.journal_path.with_name(f"{world.journal_path.name}.lock").write_text(lock)
+        monkeypatch.setattr(steering_commands, "ANSWER_S", 0.1)
+        with pytest.raises(UserError, match=r"is not the sweep's any more: .*'tickets run' goes"):
+            world.tickets("stop")
+        assert stranger.poll() is None and world.inbox.waiting() == []
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_stop_is_left_for_a_driver_that_is_busy(world, monkeypatch):
+    """Where it cannot be signalled: here it is a thread of this process."""
+
+    def wait(self, timeout_s):
+        time.sleep(0.5)
+        return SimulatedExecutor.wait(self, timeout_s)
+
+    monkeypatch.setattr(SlowExecutor, "wait", wait)
+    world.inbox.put(steering_commands.Command.new("pause"))
+    thread = world.go()
+    monkeypatch.setattr(steering_commands, "ANSWER_S", 0.01)
+    assert world.tickets("stop").startswith("Stopped: ")
+    thread.join(60)
+    assert not thread.is_alive() and world.inbox.waiting() == []
+
+
+def test_a_journal_without_trials_is_not_done(world):
+    """Its first run died before it wrote them: a command waits for the next one."""
+    with Journal.open(world.journal_path, SWEEP, now=time.time()) as journal:
+        journal.end(time.time())
+    assert world.tickets("pause") == LATER
 
 
 def row(key, label):

@@ -170,6 +170,15 @@ def test_who_drives_is_told_apart(world):
     assert DriverLife("alive", 1, "elsewhere", 1.0).is_on_this_host is False
 
 
+def test_a_run_lives_though_the_clock_was_set_back_before_it(world):
+    """Else 'tickets stop' would say that there is no run."""
+    with Journal.open(world.journal_path, SWEEP, now=NOW) as journal:
+        journal.end(NOW + 5)
+        assert driver_life(journal.meta(), journal.path, NOW + 6).state == "ended"
+    with Journal.open(world.journal_path, SWEEP, now=NOW - 60) as journal:
+        assert driver_life(journal.meta(), journal.path, NOW - 59).state == "alive"
+
+
 def test_watch_prints_one_frame_or_json(world):
     """Without a terminal there is one frame; JSON has every number."""
     journal, *_ = fill(world)
@@ -203,6 +212,24 @@ def test_logs_tell_all_of_a_trial(world, tmp_path):
     )
     with pytest.raises(UserError, match=r"'\*' means 7 trials; name one of them"):
         world.tickets("logs", "*")
+
+
+def test_logs_tell_what_an_attempt_does_otherwise_and_whose_answer_came_late(world):
+    """A smaller micro-batch, a refused answer; a trial that was cancelled itself names no other."""
+    (trial,) = make_lineage(1, 1)
+    with Journal.open(world.journal_path, SWEEP, now=NOW) as journal:
+        journal.rebuild(TrialGraph([trial]), world.store, now=NOW)
+        note = {"attempt": "a2", "note": "retry 1 with micro-batch 8 instead of 16"}
+        started = Transition(trial.key, TrialState.RUNNING, "started", payload=note)
+        ended = Transition(
+            trial.key, TrialState.CANCELLED, "given_up", payload={"cause": trial.key}
+        )
+        journal.record([started, ended], NOW)
+        journal.note(trial.key, "refused", {"attempt": "a1", "answer": "failed"}, NOW)
+    lines = world.tickets("logs", trial.key).splitlines()
+    assert lines[-3].endswith("started  a2  retry 1 with micro-batch 8 instead of 16")
+    assert lines[-2].endswith("given_up")
+    assert lines[-1].endswith("a1  failed too late: it was given up or replaced before")
 
 
 class TwoSlots:
