@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.choices import left_out
+from orchestrator.choices import planned
 from orchestrator.costs import MODELLED, OVERHEAD_S
-from orchestrator.plan import Plan, PlanRow, make_plan
+from orchestrator.plan import Plan, PlanRow
 from orchestrator.requests import compute_of
+from orchestrator.retries import RetryRules, budgets_of
 from orchestrator.simulate import simulate as simulated
 from orchestrator.simulate_options import Options, understood
 from orchestrator.simulated_figures import figures_of
@@ -51,8 +52,9 @@ def simulate(
     Nothing is trained and nothing is written but the chart. Durations come from results in the
     store where there are any of the same kind, else from the cost model, as in 'tickets plan'.
     A failed or preempted node ends all attempts on it; each begins anew after its back-off, and
-    a trial that is hit too often is given up, with what waits for it. Policies that would leave
-    trials out in the light of scores have no part in it.
+    a trial that is hit too often is given up, with what waits for it: budgets and waits are the
+    sweep's own (retries). Policies that would leave trials out in the light of scores have no
+    part in it, but what they and 'tickets cancel' have left out by now stays out.
 
     Example: tickets simulate SWEEP.yaml --gpus 64 --mtbf 12h --gantt run.png
     """
@@ -60,13 +62,12 @@ def simulate(
         raise UserError(f"--gantt {gantt}: is neither PNG nor HTML. Name it OUT.png or OUT.html.")
     context = SweepContext.open(sweep)
     options = Options(gpus, cpus, node_size, gpu_kind, mtbf, preemption_rate, repair, seed)
-    compute = compute_of(context.spec)
-    setting = understood(options, compute, context.spec.resources.gangs)
-    store = Store(context.spec.store)
-    skipped = left_out(context.spec, context.trials, store.read)
-    made = make_plan(context.trials, store, compute, skipped)
+    spec = context.spec
+    setting = understood(options, compute_of(spec), spec.resources.gangs)
+    made = planned(context, Store(spec.store))
     seconds = _seconds(made, setting.speed)
-    schedule = simulated(made.graph, seconds, setting.hosts, setting.hazards)
+    budgets, rules = budgets_of(spec.retries), RetryRules.of(spec.retries)
+    schedule = simulated(made.graph, seconds, setting.hosts, setting.hazards, budgets, rules=rules)
     figures = figures_of(made.graph, seconds, schedule)
     labels = {row.key: row.label for row in made.rows}
     if as_json:
@@ -79,7 +80,13 @@ def simulate(
         from orchestrator.simulated_gantt import write_gantt
 
         kinds = {row.key: row.kind for row in made.rows}
-        write_gantt(gantt, context.spec.name, schedule, setting.hosts, figures, labels, kinds)
+        try:
+            write_gantt(gantt, spec.name, schedule, setting.hosts, figures, labels, kinds)
+        except OSError as error:
+            raise UserError(
+                f"--gantt {gantt}: the chart cannot be written there: {error.strerror}. "
+                "Name another file, or mend its folder's rights."
+            ) from None
         typer.echo(f"Chart: {gantt}", err=as_json)
 
 
