@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +14,11 @@ from orchestrator.costs import MODELLED, OVERHEAD_S
 from orchestrator.plan import Plan, PlanRow
 from orchestrator.requests import compute_of
 from orchestrator.retries import RetryRules, budgets_of
+from orchestrator.simulate import Schedule
 from orchestrator.simulate import simulate as simulated
 from orchestrator.simulate_options import Options, understood
-from orchestrator.simulated_figures import figures_of
+from orchestrator.simulated_figures import Figures, figures_of
+from orchestrator.simulated_nodes import Host
 from orchestrator.simulated_screens import basis_line, figures_data, told
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
@@ -69,7 +72,7 @@ def simulate(
     budgets, rules = budgets_of(spec.retries), RetryRules.of(spec.retries)
     schedule = simulated(made.graph, seconds, setting.hosts, setting.hazards, budgets, rules=rules)
     figures = figures_of(made.graph, seconds, schedule)
-    labels = {row.key: row.label for row in made.rows}
+    labels = _labels(made)
     if as_json:
         typer.echo(json.dumps(figures_data(figures, labels) | {"bases": made.bases}, indent=2))
     else:
@@ -77,22 +80,37 @@ def simulate(
         lines = [basis_line(made.bases, kind)] if made.bases else []
         typer.echo("\n".join([*lines, *told(figures, labels)]))
     if gantt:
-        from orchestrator.simulated_gantt import write_gantt
-
-        kinds = {row.key: row.kind for row in made.rows}
-        try:
-            write_gantt(gantt, spec.name, schedule, setting.hosts, figures, labels, kinds)
-        except OSError as error:
-            raise UserError(
-                f"--gantt {gantt}: the chart cannot be written there: {error.strerror}. "
-                "Name another file, or mend its folder's rights."
-            ) from None
+        _draw(gantt, spec.name, made, schedule, setting.hosts, figures)
         typer.echo(f"Chart: {gantt}", err=as_json)
 
 
 def _seconds(made: Plan, speed: float) -> dict[str, float]:
     """Return how long each trial to run takes; results were measured where they were measured."""
     return {row.key: _scaled(row, speed) for row in made.rows if row.action in ("run", "wait")}
+
+
+def _labels(made: Plan) -> dict[str, str]:
+    return {row.key: row.label for row in made.rows}
+
+
+def _draw(
+    path: Path,
+    name: str,
+    made: Plan,
+    schedule: Schedule,
+    hosts: Sequence[Host],
+    figures: Figures,
+) -> None:
+    from orchestrator.simulated_gantt import write_gantt
+
+    kinds = {row.key: row.kind for row in made.rows}
+    try:
+        write_gantt(path, name, schedule, hosts, figures, _labels(made), kinds)
+    except OSError as error:
+        raise UserError(
+            f"--gantt {path}: the chart cannot be written there: {error.strerror}. "
+            "Name another file, or mend its folder's rights."
+        ) from None
 
 
 def _scaled(row: PlanRow, speed: float) -> float:
