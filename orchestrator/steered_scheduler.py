@@ -11,7 +11,6 @@ from orchestrator.retries import Cause
 from orchestrator.scheduler import Scheduler, SchedulerError
 from search_spaces.canonical import short
 from search_spaces.contracts import FailureClass, TrialState
-from search_spaces.trial import Trial
 
 
 class SteeredScheduler(Scheduler):
@@ -59,19 +58,6 @@ class SteeredScheduler(Scheduler):
                 self._inherit(key, obstacle)
         return tuple(key for key, (state, _) in before.items() if self.state(key) is not state)
 
-    def add(self, trial: Trial) -> str:
-        """Add a trial to the graph and return its key.
-
-        A trial below one that will not succeed shares its fate at once.
-
-        Raises:
-            GraphError: When the trial is known already or a parent is missing.
-        """
-        key = super().add(trial)
-        if obstacle := self._obstacle(key):
-            self._inherit(key, obstacle)
-        return key
-
     def _held_by(self, roots: Iterable[str]) -> dict[str, None]:
         """Return these trials, and those that are blocked or cancelled because of them."""
         reached = dict.fromkeys(roots)
@@ -96,9 +82,3 @@ class SteeredScheduler(Scheduler):
             self._num_failures.pop((key, failure), None)
         self._set_state(key, TrialState.PENDING)
         self._offer(key)
-
-    def _inherit(self, key: str, parent: str) -> None:
-        """Give a trial the fate of a parent that will not succeed."""
-        state = self.state(parent)
-        self._set_state(key, TrialState.BLOCKED if state is TrialState.FAILED else state)
-        self._causes[key] = self._causes[parent]
