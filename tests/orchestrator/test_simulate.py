@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.makespan import gang_sizes
 from orchestrator.costs import MODELLED
 from orchestrator.graph import TrialGraph
 from orchestrator.retries import RetryRules
 from orchestrator.simulate import simulate
 from orchestrator.simulate_options import GPU_SPEEDS, Options, parse_duration, understood
 from orchestrator.simulated_figures import critical_path, figures_of
-from orchestrator.simulated_gangs import gang_sizes
 from orchestrator.simulated_gantt import draw_gantt, write_gantt
 from orchestrator.simulated_nodes import Hazards, Host, Outages
 from orchestrator.simulated_screens import basis_line, figures_data, told
