@@ -59,6 +59,10 @@ def simulate(
     sweep's own (retries). Policies that would leave trials out in the light of scores have no
     part in it, but what they and 'tickets cancel' have left out by now stays out.
 
+    The makespan is shown beside two lower bounds: all work with no gang ever idle, and the
+    critical path. Where the first is larger, more GPUs make the run shorter; where the second
+    is, only quicker trials do.
+
     Example: tickets simulate SWEEP.yaml --gpus 64 --mtbf 12h --gantt run.png
     """
     if gantt and gantt.suffix.lower() not in (".png", ".html"):
