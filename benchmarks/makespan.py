@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Mapping
 
@@ -11,7 +12,6 @@ from benchmarks.paper_study import printed, step_s, trials_of
 from orchestrator.graph import TrialGraph
 from orchestrator.simulate import simulate
 from orchestrator.simulated_figures import Figures, critical_path, figures_of
-from orchestrator.simulated_gangs import gang_sizes
 from orchestrator.simulated_nodes import Host
 
 FIFO = "first in, first out"
@@ -38,7 +38,8 @@ def run(smoke: bool) -> Report:
             FIFO: "a queue in the order in which trials become ready, as a plain task queue has",
             NARROW: "ours, with one GPU for every trial",
             OURS: "the scheduler: longest chain first; in the last case also larger gangs on the "
-            "critical path, chosen by `orchestrator/simulated_gangs.py`",
+            "critical path, chosen by `gang_sizes` of this benchmark: `tickets run` gives all "
+            "trials of a sweep gangs of one size",
         },
         settings={
             "study": "examples/chen2020-table2.yaml and -figure2.yaml together, on an empty store; "
@@ -72,6 +73,42 @@ def fifo_wall_s(graph: TrialGraph, seconds: Mapping[str, float], num_slots: int)
             if not unmet[child]:
                 queue.append(child)
     return now
+
+
+def gang_sizes(
+    graph: TrialGraph, seconds: Mapping[str, Mapping[int, float]], num_gpus: int
+) -> dict[str, int]:
+    """Return the GPUs of each trial: the smallest size, and more on the critical path.
+
+    As long as the longest chain outlasts all work spread over all GPUs, one trial on it gets the
+    size that saves the most seconds for each GPU-second that it costs.
+
+    Args:
+        graph: All trials.
+        seconds: How long each trial takes, by gang size; a trial that is absent has its result.
+        num_gpus: GPUs of the cluster.
+
+    Returns:
+        A size for each trial of ``seconds``.
+    """
+    sizes = {key: min(by_size) for key, by_size in seconds.items()}
+    now = {key: seconds[key][size] for key, size in sizes.items()}
+    work_s = sum(sizes[key] * now[key] for key in now)
+    while True:
+        chain_s, chain = critical_path(graph, now)
+        if chain_s <= work_s / num_gpus:
+            return sizes
+        steps = [
+            (_worth(seconds[key], sizes[key], size), key, size)
+            for key in chain
+            for size in seconds[key]
+            if sizes[key] < size <= num_gpus and seconds[key][size] < now[key]
+        ]
+        if not steps:
+            return sizes
+        _, key, size = max(steps)
+        work_s += size * seconds[key][size] - sizes[key] * now[key]
+        sizes[key], now[key] = size, seconds[key][size]
 
 
 def hosts_for(num_gpus: int) -> list[Host]:
@@ -128,3 +165,9 @@ def _gang_case(study: str, graph: TrialGraph, num_gpus: int) -> Case:
     )
     goals = (Goal("critical_path_s", 2.0, peer=NARROW),)
     return Case(f"{study}, {num_gpus} GPUs, gang size chosen for each trial", samples, facts, goals)
+
+
+def _worth(by_size: Mapping[int, float], old: int, new: int) -> float:
+    """Return the seconds saved for each GPU-second that the larger gang costs."""
+    extra = new * by_size[new] - old * by_size[old]
+    return (by_size[old] - by_size[new]) / extra if extra > 0 else math.inf

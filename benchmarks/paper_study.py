@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.costs import GPU_FLOP_PER_S, GPU_UPDATE_S_PER_WEIGHT
+from orchestrator.costs import (
+    FLOP_PER_WEIGHT_AND_TOKEN,
+    GPU_FLOP_PER_S,
+    GPU_UPDATE_S_PER_WEIGHT,
+)
 from search_spaces.contracts import ModelPlace, TaskPlace
 from search_spaces.expand import expand
 from search_spaces.loading import load_sweep
@@ -154,7 +158,8 @@ def step_s(spec: TrialSpec, num_gpus: int = 1) -> float:
     """
     layers, width = SHAPES[spec.model.theta0_sha256]
     length = TOKENS[spec.task.data_sha256]
-    flop = (6 * spec.model.num_prunable + 12 * length * width * layers) * length
+    dense = FLOP_PER_WEIGHT_AND_TOKEN * spec.model.num_prunable
+    flop = (dense + 12 * length * width * layers) * length
     compute_s = spec.recipe.batch_size * flop / GPU_FLOP_PER_S["bf16"] / num_gpus
     num_bytes = BYTES_PER_GRADIENT * spec.model.num_prunable
     reduce_s = 2 * (num_gpus - 1) / num_gpus * num_bytes / REDUCE_BYTES_PER_S

@@ -2,7 +2,7 @@
 
     python -m benchmarks.record examples/minilm-sst2-trec.yaml docs/results/minilm-sst2-trec.json
 
-The file is what docs/results.md quotes and tests/test_results.py checks. A fourth argument, CPU
+The file is what docs/results.md quotes and tests/test_results.py checks. A third argument, CPU
 seconds of all ranks as the operating system counted them, is written down beside the wall time.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import Machine, cpu_fingerprint
+from orchestrator.choices import left_out
 from orchestrator.journal_reader import EventRow, open_reader
 from orchestrator.judging import judge_sweep
 from orchestrator.report_tables import verdict_rows
@@ -31,7 +32,7 @@ def record(sweep: Path, cpu_s: float | None = None) -> dict[str, Any]:
     """Return everything that a reader of the results may want to check.
 
     Args:
-        sweep: Its trials have run, but for seeds that an adaptive transfer has stopped.
+        sweep: Its trials have run, but for those that its policies have left out.
         cpu_s: CPU time of all ranks, where it was measured.
 
     Raises:
@@ -44,9 +45,10 @@ def record(sweep: Path, cpu_s: float | None = None) -> dict[str, Any]:
     judged = judge_sweep(context.spec, context.trials, results)
     with open_reader(context.journal_path) as reader:
         wall_s = busy_s(list(reader.events()), set(found))
-    left_out = [trial for trial in context.trials if trial.key not in results]
-    for trial in left_out:
-        if not trial.after:
+    stopped = [trial for trial in context.trials if trial.key not in results]
+    reasons = left_out(context.spec, context.trials, results.get)
+    for trial in stopped:
+        if trial.key not in reasons:
             raise ValueError(f"{trial.main_role.label} has no result yet: run the sweep first.")
     return {
         "sweep": context.spec.name,
@@ -60,7 +62,7 @@ def record(sweep: Path, cpu_s: float | None = None) -> dict[str, Any]:
         "trial_s": round(sum(result.seconds["total"] for result in results.values()), 1),
         "verdicts": [asdict(row) for row in verdict_rows(judged, context.spec.verdict.rule)],
         "transfers": transfer_data(judge_transfers(context.spec, context.trials, results)),
-        "stopped": [{"key": trial.key, "label": trial.main_role.label} for trial in left_out],
+        "stopped": [{"key": trial.key, "label": trial.main_role.label} for trial in stopped],
         "trials": [
             _row(trial, results[trial.key]) for trial in context.trials if trial.key in results
         ],
@@ -70,19 +72,23 @@ def record(sweep: Path, cpu_s: float | None = None) -> dict[str, Any]:
 def busy_s(events: Sequence[EventRow], keys: Collection[str]) -> float:
     """Return the seconds in which at least one of some trials was running.
 
-    A sweep may be stopped and taken up again: the time between counts for nothing.
+    A sweep may be stopped and taken up again: the time between counts for nothing. Where its
+    process died, no more is known than the last event before.
     """
     running: set[str] = set()
-    total, since = 0.0, 0.0
+    total, since, last = 0.0, 0.0, 0.0
     for event in events:
-        if event.key not in keys:
+        if event.key not in keys or event.kind == "refused":  # an attempt that was over before
             continue
+        # Written by the next process, when it began: the attempt ended long before.
+        at = last if event.kind == "interrupted" else event.at
         if event.kind == "started":
-            since = since if running else event.at
+            since = since if running else at
             running.add(event.key)
         elif event.key in running:
             running.discard(event.key)
-            total += 0.0 if running else event.at - since
+            total += 0.0 if running else at - since
+        last = at
     return total
 
 

@@ -8,6 +8,7 @@ Scores are shown as fractions, mean ± deviation over the seeds; differences of 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -153,7 +154,7 @@ def _spread(mean: float, deviation: float) -> str:
 
 
 def _score(score: float | None) -> str:
-    return "" if score is None else f"{score:.4f}".replace("0.", ".", 1)
+    return "" if score is None else re.sub(r"^(-?)0\.", r"\1.", f"{score:.4f}")
 
 
 if __name__ == "__main__":

@@ -25,17 +25,15 @@ from orchestrator import (
     transfer_commands,
     watch_commands,
 )
-from orchestrator.choices import left_out
+from orchestrator.choices import planned
 from orchestrator.ctrl_c import CtrlC
 from orchestrator.ending import report_folder, show_places, show_verdicts
 from orchestrator.failing import failure_fields, failure_histories
 from orchestrator.journal_lock import has_ended
 from orchestrator.journal_reader import open_reader
 from orchestrator.listeners import SweepOutcome
-from orchestrator.plan import Plan, make_plan
-from orchestrator.requests import compute_of
+from orchestrator.plan import Plan
 from orchestrator.screens import plan_summary, show_plan, show_status
-from orchestrator.steering import held_back
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext, journal_path
 from search_spaces.canonical import canonical_json, short
@@ -86,7 +84,7 @@ def validate(
 def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
     """Show what a run would do to each trial, why, and what it would cost."""
     context = SweepContext.open(sweep)
-    made = _planned(context, Store(context.spec.store))
+    made = planned(context, Store(context.spec.store))
     if as_json:
         typer.echo(json.dumps(_plan_data(made), indent=2))
         return
@@ -105,7 +103,7 @@ def run(
     context = SweepContext.open(sweep)
     spec, console = context.spec, Console(emoji=False)
     store = Store(spec.store)
-    made = _planned(context, store)
+    made = planned(context, store)
     console.print(plan_summary(made), highlight=False, soft_wrap=True)
     from orchestrator.finishing import mirror_finished, settle, tracker_of
 
@@ -237,12 +235,6 @@ def main() -> None:
     except UserError as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
-
-
-def _planned(context: SweepContext, store: Store) -> Plan:
-    skipped = left_out(context.spec, context.trials, store.read)
-    skipped |= held_back(context.journal_path, context.trials)
-    return make_plan(context.trials, store, compute_of(context.spec), skipped)
 
 
 def _plan_data(made: Plan) -> dict[str, Any]:

@@ -166,7 +166,7 @@ class Scheduler:
     def add(self, trial: Trial) -> str:
         """Add a trial to the graph and return its key.
 
-        A trial below a failed or skipped one is blocked or skipped at once.
+        A trial below one that will not succeed shares its fate at once.
 
         Raises:
             GraphError: When the trial is known already or a parent is missing.
@@ -177,10 +177,7 @@ class Scheduler:
         self._lengthen_chains(key)
         for parent in self._graph.parents(key):
             if parent in self._causes:
-                cause = self._causes[parent]
-                state = TrialState.BLOCKED if cause.failure else TrialState.SKIPPED
-                self._set_state(key, state)
-                self._causes[key] = cause
+                self._inherit(key, parent)
                 return key
         self._offer(key)
         return key
@@ -288,6 +285,12 @@ class Scheduler:
                 reached.append(child)
                 queue.extend(self._graph.children(child))
         return tuple(reached)
+
+    def _inherit(self, key: str, parent: str) -> None:
+        """Give a trial the fate of a parent that will not succeed."""
+        state = self._states[parent]
+        self._set_state(key, TrialState.BLOCKED if state is TrialState.FAILED else state)
+        self._causes[key] = self._causes[parent]
 
     def _require(self, key: str, state: TrialState, action: str) -> None:
         if self._states[key] is not state:

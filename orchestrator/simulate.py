@@ -13,13 +13,18 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from orchestrator.graph import TrialGraph
-from orchestrator.retries import DEFAULT_BUDGETS, RetryBudgets
+from orchestrator.retries import DEFAULT_BUDGETS, DEFAULT_RULES, RetryBudgets, RetryRules
 from orchestrator.scheduler import Scheduler
 from orchestrator.simulated_nodes import Hazards, Host, Outage, Outages, Place, VirtualCluster
 from search_spaces.contracts import FailureClass, TrialState
 
 Ending = Literal["done", "failed", "preempted"]
 NO_HAZARDS = Hazards()
+# As a cluster's executor tells them apart: each class has its own budget.
+_FAILURES: Mapping[str, FailureClass] = {
+    "failed": FailureClass.INFRASTRUCTURE,
+    "preempted": FailureClass.PREEMPTED,
+}
 
 
 class Attempt(NamedTuple):
@@ -68,6 +73,7 @@ def simulate(
     hazards: Hazards = NO_HAZARDS,
     budgets: RetryBudgets = DEFAULT_BUDGETS,
     widths: Mapping[str, int] | None = None,
+    rules: RetryRules = DEFAULT_RULES,
 ) -> Schedule:
     """Run all trials on a simulated clock; equal arguments give an equal schedule.
 
@@ -76,13 +82,14 @@ def simulate(
         seconds: How long each trial takes; a trial that is absent has its result already.
         hosts: The cluster.
         hazards: How often its nodes go down.
-        budgets: Retries by class of failure; an outage is one of the infrastructure.
+        budgets: Retries by class of failure; nodes fail by the infrastructure, or are preempted.
         widths: Slots, of one host, that trials take; 1 for one that is absent.
+        rules: How trials are tried again, beside how often.
 
     Raises:
         ValueError: When a trial takes more slots than any host has.
     """
-    simulation = _Simulation(graph, seconds, hosts, hazards, budgets, widths or {})
+    simulation = _Simulation(graph, seconds, hosts, hazards, budgets, widths or {}, rules)
     simulation.run()
     return simulation.schedule()
 
@@ -119,6 +126,7 @@ class _Simulation:
     hazards: Hazards
     budgets: RetryBudgets
     widths: Mapping[str, int]
+    rules: RetryRules
     attempts: list[Attempt] = field(default_factory=list)
     seen: list[Outage] = field(default_factory=list)
     num_retries: int = 0
@@ -131,7 +139,7 @@ class _Simulation:
                 f"A trial takes {widest} slots, but no host has more than {self._cluster.widest}."
             )
         self._outages = Outages(self.hosts, self.hazards)
-        self._scheduler = Scheduler(self.graph, self.budgets)
+        self._scheduler = Scheduler(self.graph, self.budgets, self.rules)
         self._now, self._serial = 0.0, 0
         self._running: dict[str, _Running] = {}
         self._ends: list[tuple[float, int, str]] = []  # heap; holds those of hit attempts too
@@ -174,7 +182,7 @@ class _Simulation:
         heapq.heappush(self._ends, (self._now + self.seconds[key], self._serial, key))
 
     def _advance(self) -> None:
-        """Let the clock go to what happens next; at one instant ends come before outages."""
+        """Let the clock go to what happens next; at one instant all ends come before outages."""
         end_at = self._ends[0][0] if self._ends else math.inf
         # A retry that is due while no slot is free waits for an end, not for the clock.
         has_room = self._cluster.num_free > 0
@@ -184,7 +192,9 @@ class _Simulation:
         assert next_at < math.inf, "trials are left, and nothing will ever happen"
         self._now = next_at
         if end_at == next_at:
-            self._end()
+            # All of them before anything starts: the last one may release the most urgent trial.
+            while self._ends and self._ends[0][0] == next_at:
+                self._end()
         elif self._outages.next_at == next_at:
             self._suffer(self._outages.take())
 
@@ -205,7 +215,7 @@ class _Simulation:
         for key in hit:
             self._leave(key, outage.what)
             message = f"simulated: host {outage.host} {outage.what}"
-            failure = FailureClass.INFRASTRUCTURE
+            failure = _FAILURES[outage.what]
             decision = self._scheduler.fail(key, failure, message, self._now)
             self.num_retries += decision.will_retry
 

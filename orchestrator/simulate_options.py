@@ -15,6 +15,7 @@ from search_spaces.errors import Fault, SpecError, did_you_mean
 
 PLACE = "tickets simulate"
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+MOST_DEVICES = 100_000  # of a simulated cluster: each node has its own draws
 LEAST_S = 60.0  # between two outages of one node: below, nothing would ever end
 # Against the H200 of the cost model. h100: time to train of MLPerf v4.0 (5.21 / 5.47 minutes on
 # eight); a100, v100: published dense half-precision peaks, 312 and 125 of 989 TFLOP/s.
@@ -75,7 +76,8 @@ def understood(options: Options, compute: Compute, gangs: Literal["auto"] | int)
 def parse_duration(text: str) -> float | None:
     """Return the seconds of a duration such as 90s, 10m, 12h or 1.5d; None = it is none."""
     found = _DURATION.fullmatch(text.strip())
-    return float(found[1]) * UNITS_S[found[2]] if found else None
+    seconds = float(found[1]) * UNITS_S[found[2]] if found else math.inf
+    return seconds if math.isfinite(seconds) else None
 
 
 def hosts_of(
@@ -123,7 +125,7 @@ def _size_faults(options: Options, compute: Compute) -> list[Fault]:
     name, other = ("gpus", "cpus") if compute.num_gpus_per_rank else ("cpus", "gpus")
     faults = []
     if getattr(options, other) is not None:
-        problem = f"the sweep's gangs are of {name.upper()}: resources.gpus_per_rank is "
+        problem = f"the sweep's gangs are of {name[:-1].upper()}s: resources.gpus_per_rank is "
         problem += f"{compute.num_gpus_per_rank:g}."
         faults.append(Fault(PLACE, f"--{other}", problem, f"Give --{name} instead."))
     elif getattr(options, name) is None:
@@ -133,8 +135,9 @@ def _size_faults(options: Options, compute: Compute) -> list[Fault]:
         (f"--{name}", getattr(options, name)),
         ("--node-size", options.node_size),
     ):
-        if value is not None and value < 1:
-            faults.append(Fault(PLACE, option, f"is {value}, but must be at least 1."))
+        if value is not None and not 1 <= value <= MOST_DEVICES:
+            problem = f"is {value}, but must be between 1 and {MOST_DEVICES:,}."
+            faults.append(Fault(PLACE, option, problem))
     return faults
 
 
@@ -148,7 +151,9 @@ def _kind_faults(options: Options) -> list[Fault]:
 
 def _hazards(options: Options, faults: list[Fault]) -> Hazards:
     """Return the hazards, or add what is wrong with them to ``faults``."""
-    mtbf_s = _seconds("--mtbf", options.mtbf, LEAST_S, faults) if options.mtbf else math.inf
+    mtbf_s = math.inf
+    if options.mtbf is not None:
+        mtbf_s = _seconds("--mtbf", options.mtbf, LEAST_S, faults)
     repair_s = _seconds("--repair", options.repair, 0.0, faults)
     most = UNITS_S["h"] / LEAST_S
     rate = options.preemption_rate

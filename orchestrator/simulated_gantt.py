@@ -19,7 +19,7 @@ from orchestrator.report_text import show_seconds
 from orchestrator.simulate import Attempt, Schedule
 from orchestrator.simulated_figures import Figures
 from orchestrator.simulated_nodes import Host
-from orchestrator.simulated_screens import told
+from orchestrator.simulated_screens import counted, told
 
 # Okabe and Ito's colours; what waits for nothing is light, what others wait for is dark.
 COLORS = {
@@ -36,6 +36,7 @@ ROW_INCH = 0.34
 MIN_EDGE_PIXEL = 5.0  # mean width of a bar from which on bars have an edge
 LABEL_INCH = 0.065  # of one letter
 NUM_LABELLED = 150  # more bars than that are not read one by one
+NUM_SEPARATED = 128  # more hosts than that would be nothing but the lines between them
 
 
 def write_gantt(
@@ -63,9 +64,8 @@ def write_gantt(
     if path.suffix.lower() == ".png":
         path.write_bytes(png)
     else:
-        path.write_text(
-            _page(name, Picture(path.name, png, f"schedule of {name}"), figures, labels)
-        )
+        page = _page(name, Picture(path.name, png, f"schedule of {name}"), figures, labels)
+        path.write_text(page, encoding="utf-8")
 
 
 def draw_gantt(
@@ -113,20 +113,20 @@ class _Chart:
     def draw(self, labels: Mapping[str, str], kinds: Mapping[str, str], chain: set[str]) -> None:
         """Draw outages, then attempts, then the frame around the critical path."""
         self._draw_outages()
-        bars: dict[tuple[int, int, str], list[tuple[float, float]]] = defaultdict(list)
-        framed: dict[tuple[int, int, str], list[tuple[float, float]]] = defaultdict(list)
+        bars: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
+        framed: dict[int, list[tuple[float, float]]] = defaultdict(list)
         for attempt in self.schedule.attempts:
             color = COLORS[kinds[attempt.key]] if attempt.ending == "done" else LOST
             for row in self._rows(attempt):
-                bars[row, 1, color].append(self._span(attempt))
+                bars[row, color].append(self._span(attempt))
                 if attempt.key in chain and attempt.ending == "done":
-                    framed[row, 1, CHAIN].append(self._span(attempt))
-        for (row, high, color), spans in bars.items():
+                    framed[row].append(self._span(attempt))
+        for (row, color), spans in bars.items():
             look: dict[str, Any] = {"edgecolor": "white", "linewidth": self.edge}
-            self.axes.broken_barh(spans, (row + 0.08, high - 0.16), facecolors=color, **look)
-        for (row, high, color), spans in framed.items():
-            frame: dict[str, Any] = {"facecolors": "none", "edgecolor": color, "linewidth": 1.4}
-            self.axes.broken_barh(spans, (row + 0.08, high - 0.16), **frame)
+            self.axes.broken_barh(spans, (row + 0.08, 0.84), facecolors=color, **look)
+        for row, spans in framed.items():
+            frame: dict[str, Any] = {"facecolors": "none", "edgecolor": CHAIN, "linewidth": 1.4}
+            self.axes.broken_barh(spans, (row + 0.08, 0.84), **frame)
         if len(self.schedule.attempts) <= NUM_LABELLED:
             self._write(labels)
 
@@ -179,11 +179,12 @@ def _label(axes: Axes, hosts: Sequence[Host], unit: str, figures: Figures, name:
         [firsts[index] + hosts[index].num_slots / 2 for index in shown],
         [f"node {index}" if hosts[index].num_nodes == 1 else f"gang {index}" for index in shown],
     )
-    for first in firsts[1:]:
-        axes.axhline(first, color="#9AA4AE", linewidth=0.6)
+    if len(hosts) <= NUM_SEPARATED:
+        for first in firsts[1:]:
+            axes.axhline(first, color="#9AA4AE", linewidth=0.6)
     axes.set_xlabel(f"{unit} since the start")
     title = (
-        f"{name}: {show_seconds(figures.makespan_s)} on {figures.num_slots} gangs, "
+        f"{name}: {show_seconds(figures.makespan_s)} on {counted(figures.num_slots, 'gang')}, "
         f"{figures.utilisation:.0%} used, {figures.ratio:.2f} x the lower bound"
     )
     axes.set_title(title, fontsize=11, loc="left", parse_math=False)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from orchestrator.costs import MODELLED
 from orchestrator.report_text import show_seconds
 from orchestrator.simulated_figures import Figures
 
@@ -20,8 +21,8 @@ def told(figures: Figures, labels: Mapping[str, str]) -> list[str]:
     if not figures.num_attempts:
         return ["Nothing to run: every trial has its result or is left out."]
     return [
-        f"makespan      {show_seconds(figures.makespan_s)} on {_gangs(figures.num_slots)}, "
-        f"{figures.num_trials:,} trials done",
+        f"makespan      {show_seconds(figures.makespan_s)} on "
+        f"{counted(figures.num_slots, 'gang')}, {counted(figures.num_trials, 'trial')} done",
         f"utilisation   {figures.utilisation:.1%} of the gangs' time; "
         f"{figures.lost_share:.1%} lost, {_idle(figures):.1%} idle or down",
         f"lower bounds  {show_seconds(figures.work_bound_s)} (all work, no gang ever idle), "
@@ -31,7 +32,7 @@ def told(figures: Figures, labels: Mapping[str, str]) -> list[str]:
         f"attempts      {figures.num_attempts:,}: {figures.num_failures:,} hit by a failed node, "
         f"{figures.num_preemptions:,} preempted, {figures.num_retries:,} tried again",
         *_given_up(figures),
-        f"critical path {len(figures.chain)} trials, {show_seconds(figures.chain_s)}:",
+        f"critical path {counted(len(figures.chain), 'trial')}, {show_seconds(figures.chain_s)}:",
         *(f"  {labels[key]}" for key in figures.chain),
     ]
 
@@ -51,12 +52,16 @@ def basis_line(bases: Mapping[str, int], kind: str) -> str:
         bases: Number of trials by basis, as the plan has them.
         kind: What modelled durations are for.
     """
-    parts = [f"{num:,} {basis}" for basis, num in bases.items()]
-    return f"durations     {'; '.join(parts)} ({kind})"
+    parts = [
+        f"{num:,} {basis}" + (f" ({kind})" if basis == MODELLED else "")
+        for basis, num in bases.items()
+    ]
+    return f"durations     {'; '.join(parts)}"
 
 
-def _gangs(num_slots: int) -> str:
-    return f"{num_slots:,} gang{'s' if num_slots > 1 else ''}"
+def counted(number: int, what: str) -> str:
+    """Return a number of things, one or many."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _idle(figures: Figures) -> float:
@@ -67,6 +72,6 @@ def _given_up(figures: Figures) -> Sequence[str]:
     if not figures.num_failed:
         return []
     return [
-        f"given up      {figures.num_failed:,} trials failed for good, {figures.num_blocked:,} "
-        "blocked behind them; the bounds are of what was done"
+        f"given up      {counted(figures.num_failed, 'trial')} failed for good, "
+        f"{figures.num_blocked:,} blocked behind; the bounds are of what was done"
     ]

@@ -11,7 +11,6 @@ from orchestrator.retries import Cause
 from orchestrator.scheduler import Scheduler, SchedulerError
 from search_spaces.canonical import short
 from search_spaces.contracts import FailureClass, TrialState
-from search_spaces.trial import Trial
 
 
 class SteeredScheduler(Scheduler):
@@ -63,19 +62,6 @@ class SteeredScheduler(Scheduler):
             if self.state(key) is not state or self.cause(key) is not cause
         )
 
-    def add(self, trial: Trial) -> str:
-        """Add a trial to the graph and return its key.
-
-        A trial below one that will not succeed shares its fate at once.
-
-        Raises:
-            GraphError: When the trial is known already or a parent is missing.
-        """
-        key = super().add(trial)
-        if obstacle := self.obstacle(key):
-            self._inherit(key, obstacle)
-        return key
-
     def obstacle(self, key: str) -> str | None:
         """Return a parent that will not succeed, if there is one."""
         return next((p for p in self._graph.parents(key) if p in self._causes), None)
@@ -100,9 +86,3 @@ class SteeredScheduler(Scheduler):
             self._num_failures.pop((key, failure), None)
         self._set_state(key, TrialState.PENDING)
         self._offer(key)
-
-    def _inherit(self, key: str, parent: str) -> None:
-        """Give a trial the fate of a parent that will not succeed."""
-        state = self.state(parent)
-        self._set_state(key, TrialState.BLOCKED if state is TrialState.FAILED else state)
-        self._causes[key] = self._causes[parent]

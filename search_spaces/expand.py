@@ -13,9 +13,7 @@ from search_spaces.models import ModelFacts
 from search_spaces.sweep import SweepSpec
 from search_spaces.task_facts import TaskFacts
 from search_spaces.transfers import add_transfers
-from search_spaces.trial import (
-    Trial,
-)
+from search_spaces.trial import Trial
 from search_spaces.trial_set import TrialSet
 
 

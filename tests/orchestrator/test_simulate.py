@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.makespan import gang_sizes
+from orchestrator.costs import MODELLED
 from orchestrator.graph import TrialGraph
-from orchestrator.scheduler import Scheduler
+from orchestrator.retries import RetryRules
 from orchestrator.simulate import simulate
 from orchestrator.simulate_options import GPU_SPEEDS, Options, parse_duration, understood
 from orchestrator.simulated_figures import critical_path, figures_of
-from orchestrator.simulated_gangs import gang_sizes
 from orchestrator.simulated_gantt import draw_gantt, write_gantt
 from orchestrator.simulated_nodes import Hazards, Host, Outages
 from orchestrator.simulated_screens import basis_line, figures_data, told
@@ -82,44 +83,6 @@ def assert_slots_are_not_shared(schedule, hosts) -> None:
                 assert not any(start < at[1] and at[0] < end for at in spans)
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=60))
-@settings(deadline=None)
-def test_the_most_urgent_are_those_of_the_sorted_list(events):
-    """With any limit, `ready` begins the list of all, whatever was started, hit or retried."""
-    trials = [make_trial(seed=seed, train_steps=1 + seed % 3) for seed in range(6)]
-    scheduler = Scheduler(TrialGraph(trials), {FailureClass.ERROR: 1000})
-    for limit, fails in events:
-        ready = scheduler.ready(0.0)
-        assert scheduler.ready(0.0, limit) == ready[:limit]
-        for key in ready[: limit + 1]:
-            scheduler.start(key, "a")
-            if fails:
-                scheduler.fail(key, FailureClass.ERROR, "broke", 0.0)
-            else:
-                scheduler.succeed(key)
-
-
-def test_the_heap_does_a_bounded_number_of_moves(monkeypatch):
-    """2,000 roots: a start costs the heap two pops and a push, not a move of all others."""
-    moves = {"heappush": 0, "heappop": 0}
-    for name in moves:
-        real = getattr(__import__("heapq"), name)
-
-        def counted(*arguments, name=name, real=real):
-            moves[name] += 1
-            return real(*arguments)
-
-        monkeypatch.setattr(f"orchestrator.scheduler.heapq.{name}", counted)
-    trials = [make_trial(seed=seed) for seed in range(2000)]
-    scheduler = Scheduler(TrialGraph(trials))
-    for _ in trials:
-        (key,) = scheduler.ready(0.0, 1)
-        scheduler.start(key, "a")
-        scheduler.succeed(key)
-    assert scheduler.is_finished
-    assert moves["heappush"] <= 2 * 2000 and moves["heappop"] <= 2 * 2000
-
-
 def test_an_outage_takes_its_host_and_the_trial_begins_anew():
     """Both gangs of the node lose their work; the third, on another node, does not notice."""
     trials = [make_trial(seed=seed) for seed in range(3)]
@@ -136,17 +99,54 @@ def test_an_outage_takes_its_host_and_the_trial_begins_anew():
 
 
 def test_a_trial_that_is_hit_too_often_blocks_what_waits_for_it():
-    """The budget is the scheduler's: six attempts, then the lineage is blocked and it is said."""
+    """The budget is the scheduler's: four attempts, then the lineage is blocked and it is said."""
     lineage = make_lineage(num_rounds=3)
     graph = TrialGraph(lineage)
     seconds = dict.fromkeys(graph, 1e6)
     schedule = simulate(graph, seconds, [Host(1)], Hazards(mtbf_s=100.0))
     figures = figures_of(graph, seconds, schedule)
-    assert (figures.num_attempts, figures.num_retries) == (6, 5)
+    assert (figures.num_attempts, figures.num_retries) == (4, 3)
     assert (figures.num_failed, figures.num_blocked, figures.num_trials) == (1, 2, 0)
     lines = "\n".join(told(figures, {key: "one" for key in graph}))
-    assert "1 trials failed for good, 2 blocked behind them" in lines
+    assert "1 trial failed for good, 2 blocked behind; the bounds" in lines
     assert figures.ratio == 1.0 and figures.lost_s > 0
+
+
+@pytest.mark.parametrize(
+    ("hazards", "used", "ending"),
+    [
+        (Hazards(mtbf_s=100.0), FailureClass.INFRASTRUCTURE, "failed"),
+        (Hazards(preemptions_per_hour=36.0), FailureClass.PREEMPTED, "preempted"),
+    ],
+)
+def test_each_kind_of_outage_has_its_own_budget(hazards, used, ending):
+    """A node that is taken away on purpose uses no retry of those that fail, nor the reverse."""
+    trial = make_trial()
+    budgets = {FailureClass.INFRASTRUCTURE: 0, FailureClass.PREEMPTED: 0, used: 2}
+    schedule = simulate(TrialGraph([trial]), {trial.key: 1e6}, [Host(1)], hazards, budgets)
+    assert [one.ending for one in schedule.attempts] == [ending] * 3
+    assert schedule.states == {trial.key: TrialState.FAILED}
+
+
+def test_waits_are_those_of_the_given_rules():
+    """The second attempt begins when the sweep's own back-off has passed, not the default one."""
+    trial, rules = make_trial(), RetryRules(base_s=5000.0, limit_s=5000.0, jitter=0.0)
+    hazards = Hazards(mtbf_s=100.0, repair_s=1.0)
+    arguments = (TrialGraph([trial]), {trial.key: 1e6}, [Host(1)], hazards)
+    first, second, *_ = simulate(*arguments, rules=rules).attempts
+    assert second.start >= first.end + 5000.0
+    assert simulate(*arguments).attempts[1].start < first.end + 5000.0
+
+
+def test_all_that_ends_at_one_instant_ends_before_anything_starts():
+    """The slot of the first does not go to a light trial while the second releases heavy ones."""
+    first, second = make_trial(seed=1, train_steps=1000), make_trial(seed=2)
+    heavy = [make_trial(seed=seed, parent=second.key) for seed in (3, 4)]
+    light = [make_trial(seed=seed, train_steps=1) for seed in (5, 6)]
+    graph = TrialGraph([first, second, *heavy, *light])
+    schedule = simulate(graph, dict.fromkeys(graph, 1.0), [Host(2)])
+    starts = {one.key: one.start for one in schedule.attempts}
+    assert [starts[trial.key] for trial in (first, second, *heavy, *light)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_reused_trials_take_no_time_and_nothing_to_run_is_said():
@@ -189,7 +189,9 @@ def test_durations_are_a_number_and_a_unit(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "12", "h", "-1h", "12 hours", "1h30m", "nan s", "1e3s"])
+@pytest.mark.parametrize(
+    "text", ["", "12", "h", "-1h", "12 hours", "1h30m", "nan s", "1e3s", "9" * 400 + "d"]
+)
 def test_other_durations_are_none(text):
     assert parse_duration(text) is None
 
@@ -200,10 +202,10 @@ def test_all_wrong_options_are_told_at_once():
     with pytest.raises(SpecError) as caught:
         setting(wrong)
     assert [str(fault) for fault in caught.value.faults] == [
-        "tickets simulate: --cpus: the sweep's gangs are of GPUS: resources.gpus_per_rank is 1. "
+        "tickets simulate: --cpus: the sweep's gangs are of GPUs: resources.gpus_per_rank is 1. "
         "Give --gpus instead.",
-        "tickets simulate: --gpus: is 0, but must be at least 1.",
-        "tickets simulate: --node-size: is 0, but must be at least 1.",
+        "tickets simulate: --gpus: is 0, but must be between 1 and 100,000.",
+        "tickets simulate: --node-size: is 0, but must be between 1 and 100,000.",
         "tickets simulate: --gpu-kind: 'h20' is not known; there are h200, h100, a100, v100. "
         "Did you mean 'h200'?",
         "tickets simulate: --mtbf: '12' is no duration: a number and s, m, h or d. "
@@ -220,6 +222,8 @@ def test_all_wrong_options_are_told_at_once():
     [
         (Options(), "--gpus: how large is the cluster? For example: --gpus 64."),
         (Options(8, mtbf="5s"), "--mtbf: is 5s, but must be at least 60s."),
+        (Options(8, mtbf=""), "--mtbf: '' is no duration"),
+        (Options(10**9), "--gpus: is 1000000000, but must be between 1 and 100,000."),
         (Options(1), "Not even one gang fits the cluster"),
     ],
 )
@@ -266,7 +270,8 @@ def test_figures_are_told_to_people_and_programs(tmp_path):
     data = figures_data(figures, labels)
     assert (data["makespan_s"], data["work_bound_s"], data["ratio"]) == (180.0, 120.0, 1.0)
     assert data["chain"][0] == {"key": lineage[0].key, "label": labels[lineage[0].key]}
-    assert basis_line({"guessed": 4}, "H100") == "durations     4 guessed (H100)"
+    line = basis_line({"measured in 3 results": 4, MODELLED: 2}, "H100")
+    assert line == f"durations     4 measured in 3 results; 2 {MODELLED} (H100)"
     kinds = dict.fromkeys(graph, "round")
     drawn = ("toy", schedule, hosts, figures, labels, kinds)
     assert draw_gantt(*drawn).startswith(b"\x89PNG")
