@@ -12,15 +12,27 @@ import pytest
 
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo, Transition
-from orchestrator.journal_file import DamagedJournalError, require_whole_file
+from orchestrator.journal_file import BrokenJournalError, DamagedJournalError, require_whole_file
+from orchestrator.mending import mended
 from orchestrator.store import Store
+from orchestrator.sweep_context import SweepContext
 from search_spaces.contracts import TrialState
 from search_spaces.errors import UserError
+from search_spaces.loading import parse_sweep
 from tests.orchestrator.factories import finish, make_lineage
 
 SWEEP = SweepInfo(name="toy", sweep_hash="h1", spec_yaml="name: toy\n")
 LINEAGE = make_lineage(num_rounds=3)
 GRAPH = TrialGraph(LINEAGE)
+SPEC = """
+name: toy
+models: [{name: tiny, source: model}]
+tasks: [{name: toy, source: {kind: files, train: train.jsonl, report: dev.jsonl}}]
+seeds: [1, 2, 3]
+schedule: {kind: levels, levels: [0.3, 0.5]}
+recipe: {epochs: 1, learning_rate: 1.0e-3}
+store: STORE
+"""
 
 
 @pytest.fixture
@@ -52,7 +64,7 @@ def path(tmp_path: Path, store: Store) -> Path:
 
 def asides(path: Path) -> list[Path]:
     found = path.parent.glob(f"{path.name}.damaged-*")
-    return [file for file in found if not file.name.endswith(("-wal", "-shm"))]
+    return [file for file in found if not file.name.endswith(("-wal", "-shm", "-journal"))]
 
 
 def assert_rebuilt(
@@ -61,7 +73,9 @@ def assert_rebuilt(
     """A reader is told; a writer moves the file aside, says so, and has all that is committed."""
     before = path.read_bytes()
     with pytest.raises(UserError, match=rf"toy\.sqlite: the journal cannot be used \({problem}"):
-        Journal.read_only(path).trials()
+        reader = Journal.read_only(path)
+        reader.trials()
+        reader.events()
     assert path.read_bytes() == before and not asides(path)
     with caplog.at_level(logging.WARNING), Journal.open(path, SWEEP, now=9.0) as journal:
         (aside,) = asides(path)
@@ -104,6 +118,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no schema": (
         lambda p: alter(p, "DELETE FROM meta WHERE name = 'schema_version'"),
         "its entry 'schema_version' is missing",
+    ),
+    "only begun": (
+        lambda p: p.write_bytes(p.read_bytes()[:28] + b"\0\0\0\1" + p.read_bytes()[32:4096]),
+        "it holds no tables",
+    ),
+    "payload": (
+        lambda p: alter(p, "UPDATE event SET payload = '[half'"),
+        "a row cannot be read: ",
+    ),
+    "number": (
+        lambda p: alter(p, "UPDATE trial SET attempts = 9e999"),
+        "a row cannot be read: cannot convert float infinity",
     ),
     "state": (
         lambda p: alter(p, "UPDATE trial SET state = 'ASLEEP'"),
@@ -178,6 +204,52 @@ def test_a_wal_cut_at_every_byte_is_a_journal_of_an_earlier_moment(
             journal.rebuild(GRAPH, store, now=9.0)
             assert [row.state.value for row in journal.trials()] == ["SUCCEEDED"] * 2 + ["PENDING"]
     assert seen >= {0, 2, len(kinds)}  # the two reused trials are one transaction
+
+
+def test_a_run_that_was_killed_while_it_began_the_journal_is_no_obstacle(
+    path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite's rollback journal beside a first page: readers could not even open that."""
+    DAMAGES["only begun"][0](path)
+    Path(f"{path}-journal").write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + b"\0" * 504)
+    assert_rebuilt(path, store, "it holds no tables", caplog)
+    assert not Path(f"{path}-journal").exists()
+
+
+def test_a_run_mends_what_it_would_stumble_over(
+    path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It reads the journal before it opens it: then it is rebuilt first, and looked at again."""
+    text = SPEC.replace("STORE", str(path.parent / "store"))
+    context = SweepContext(parse_sweep(text), {}, {}, tuple(LINEAGE))
+    context.journal_path.parent.mkdir()
+    shutil.copy(path, context.journal_path)
+    assert mended(context, store, lambda: 7) == 7 and not asides(context.journal_path)
+    alter(context.journal_path, "UPDATE event SET payload = '[half'")
+
+    def look() -> list[str]:
+        with Journal.read_only(context.journal_path) as reader:
+            reader.events()
+            return [row.state.value for row in reader.trials()]
+
+    assert mended(context, store, look) == ["SUCCEEDED"] * 2 + ["PENDING"]
+    assert len(asides(context.journal_path)) == 1
+
+
+def test_what_another_process_writes_is_not_mended(path: Path, store: Store) -> None:
+    """Whoever asks is told who runs the sweep."""
+    context = SweepContext(
+        parse_sweep(SPEC.replace("STORE", str(path.parent / "s"))), {}, {}, tuple(LINEAGE)
+    )
+
+    def look() -> None:
+        raise BrokenJournalError("it is cut")
+
+    with (
+        Journal.open(context.journal_path, SWEEP, now=9.0),
+        pytest.raises(UserError, match="this sweep is being run by process"),
+    ):
+        mended(context, store, look)
 
 
 def test_a_wal_without_its_file_is_kept(
