@@ -177,7 +177,7 @@ class Lease:
     def _loss(self, found: bytes | None) -> str:
         holder = decode_lease(found) if found else None
         return (
-            f"{self._storage.uri}/{self._path}: this process ({self._record.pid} on "
+            f"{self._storage.shown(self._path)}: this process ({self._record.pid} on "
             f"{self._record.host}) has lost the sweep to {_who(holder)}. It starts no more trials "
             "and ends; what is committed is safe. Follow the sweep where the other process runs."
         )
@@ -199,7 +199,7 @@ def _require_over(
     holder = decode_lease(found)
     if holder is not None and holder.has_ended:
         return
-    place, term_s = f"{storage.uri}/{path}", max(timing.term_s, holder.term_s if holder else 0.0)
+    place, term_s = storage.shown(path), max(timing.term_s, holder.term_s if holder else 0.0)
     if not take_over:
         raise UserError(
             f"{place}: this sweep is being run by {_who(holder)}. Follow it there with "
@@ -232,7 +232,7 @@ def _replace(storage: Storage, path: str, record: LeaseRecord, settle_s: float) 
     if found != record.encode():
         holder = decode_lease(found) if found else None
         raise UserError(
-            f"{storage.uri}/{path}: this sweep was taken over at the same moment by "
+            f"{storage.shown(path)}: this sweep was taken over at the same moment by "
             f"{_who(holder)}. Follow it there with 'tickets status'."
         )
 

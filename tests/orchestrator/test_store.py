@@ -100,6 +100,16 @@ def test_a_store_that_cannot_be_used_is_explained(tmp_path):
         Store("nope://x")
 
 
+def test_places_are_shown_without_credentials(tmp_path):
+    """What is logged, kept as a reason or told names the place, and no secret of its URI."""
+    assert Storage(str(tmp_path)).shown("a/b") == f"{tmp_path}/a/b"
+    storage = Storage(f"fsspec+memory://{tmp_path}")
+    storage.uri = "s3://AKIA:se/cret@bucket/tickets/?endpoint_override=x&token=y"
+    assert storage.shown("results/k/COMMITTED.json") == (
+        "s3://***@bucket/tickets/results/k/COMMITTED.json"
+    )
+
+
 def test_an_absent_store_is_empty(store):
     """Planning against a new place finds nothing and leaves nothing there."""
     assert list(store.records()) == []
