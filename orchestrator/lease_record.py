@@ -6,6 +6,7 @@ import getpass
 import os
 import secrets
 import socket
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pydantic import Field, ValidationError
 from search_spaces.canonical import Frozen
 
 LEASE_SCHEMA = 1
+_MOST_TERM_S = 3600.0  # longer, and a wrong lease would keep a sweep from running for good
 _OVER = ("Z", "X")  # killed, and not yet waited for by its parent
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -38,7 +40,7 @@ class LeaseRecord(Frozen):
     schema_version: int = LEASE_SCHEMA
     token: str
     counter: int = Field(ge=0)
-    term_s: float = Field(gt=0)
+    term_s: float = Field(gt=0, le=_MOST_TERM_S)
     host: str
     machine: str
     pid: int = Field(gt=0)
@@ -74,7 +76,7 @@ class LeaseRecord(Frozen):
     @property
     def has_ended(self) -> bool:
         """Whether the holder is surely gone: a process of this machine that is no more."""
-        if self.machine != _machine():
+        if not self.machine or self.machine != _machine():
             return False
         try:
             os.kill(self.pid, 0)
@@ -104,11 +106,16 @@ def decode_lease(data: bytes) -> LeaseRecord | None:
 
 
 def _machine() -> str:
-    """Return what tells this machine, its boot and its process namespace from all others."""
+    """Return what tells this machine, its boot and its process namespace from all others.
+
+    '' where two containers of one name could not be told apart.
+    """
     try:
         boot, space = _BOOT_ID.read_text().strip(), os.readlink("/proc/self/ns/pid")
-    except OSError:  # no Linux: then the host's name must do
-        boot = space = ""
+    except OSError:
+        if sys.platform == "linux":
+            return ""
+        boot = space = ""  # no Linux: then the host's name must do
     return f"{socket.gethostname()} {boot} {space}"
 
 
