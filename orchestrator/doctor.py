@@ -109,9 +109,9 @@ def look_at_place(uri: str) -> Finding:
 def look_at_folder(check: str, folder: Path) -> Finding:
     """Look at the free space and the permissions of a folder, or of the one it will lie in."""
     place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
         with tempfile.NamedTemporaryFile(dir=place, prefix=".doctor-"):
             free_gib = shutil.disk_usage(place).free / 2**30
     except OSError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -130,13 +132,19 @@ def test_what_is_wrong_is_found_and_left_as_it_is(examine: Doctor, root: Path) -
 
 
 def test_what_would_fail_ends_with_exit_code_1(examine: Doctor, root: Path) -> None:
-    """A journal that is none, and a store where a file lies."""
+    """Another program's journal, and a store where a file lies; a damaged journal is mended."""
     journal = root / "store/journals/toy.sqlite"
     journal.parent.mkdir(parents=True)
     journal.write_bytes(b"no journal" * 99)
     code, found, said = examine(str(root / "sweep.yaml"), "--json")
+    assert code == 0 and of(found, "journal")[0].level == "warn", said
+    assert "it is not an SQLite database" in of(found, "journal")[0].said
+    journal.unlink()
+    with contextlib.closing(sqlite3.connect(journal)) as database:
+        database.execute("CREATE TABLE songs (title TEXT)")
+    code, found, said = examine(str(root / "sweep.yaml"), "--json")
     assert code == 1
-    assert "it is not an SQLite database" in of(found, "journal")[0].said, said
+    assert "it is a database of another program" in of(found, "journal")[0].said, said
     journal.unlink()
     (root / "store/journals").rmdir()
     (root / "store").rmdir()
