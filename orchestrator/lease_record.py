@@ -6,18 +6,15 @@ import getpass
 import os
 import secrets
 import socket
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from orchestrator.processes import beginning, is_gone, this_machine
 from search_spaces.canonical import Frozen
 
 LEASE_SCHEMA = 1
 _MOST_TERM_S = 3600.0  # longer, and a wrong lease would keep a sweep from running for good
-_OVER = ("Z", "X")  # killed, and not yet waited for by its parent
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class LeaseRecord(Frozen):
@@ -57,9 +54,9 @@ class LeaseRecord(Frozen):
             counter=0,
             term_s=term_s,
             host=socket.gethostname(),
-            machine=_machine(),
+            machine=this_machine(),
             pid=os.getpid(),
-            pid_started=_process(os.getpid())[1],
+            pid_started=beginning(os.getpid()),
             user=_user(),
             since=_now(),
             heartbeat_at=_now(),
@@ -76,16 +73,7 @@ class LeaseRecord(Frozen):
     @property
     def has_ended(self) -> bool:
         """Whether the holder is surely gone: a process of this machine that is no more."""
-        if not self.machine or self.machine != _machine():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except (OSError, OverflowError):  # another user's
-            pass
-        state, started = _process(self.pid)
-        return state in _OVER or (started != "" and started != self.pid_started)
+        return is_gone(self.machine, self.pid, self.pid_started)
 
     @property
     def who(self) -> str:
@@ -103,30 +91,6 @@ def decode_lease(data: bytes) -> LeaseRecord | None:
     except ValidationError:
         return None
     return record if record.schema_version == LEASE_SCHEMA else None
-
-
-def _machine() -> str:
-    """Return what tells this machine, its boot and its process namespace from all others.
-
-    '' where two containers of one name could not be told apart.
-    """
-    try:
-        boot, space = _BOOT_ID.read_text().strip(), os.readlink("/proc/self/ns/pid")
-    except OSError:
-        if sys.platform == "linux":
-            return ""
-        boot = space = ""  # no Linux: then the host's name must do
-    return f"{socket.gethostname()} {boot} {space}"
-
-
-def _process(pid: int) -> tuple[str, str]:
-    """Return a process's state and when it began, in ticks since the boot; '' where unknown."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return "", ""
-    fields = stat.rpartition(")")[2].split()
-    return fields[0], fields[19]
 
 
 def _user() -> str:
