@@ -47,6 +47,11 @@ class Storage:
         self._root = root.rstrip("/")
         self._refuse_file()
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that this is, also where a URI names one; None on an object store."""
+        return Path(self._root) if self._is_folder else None
+
     def shown(self, path: str) -> str:
         """Return where a path is, for people and logs: without credentials and options."""
         root = self.uri.partition("?")[0] if "://" in self.uri else self.uri

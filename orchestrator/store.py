@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from orchestrator.markers import DamagedMarkerError, Marker, decode_marker, encode_marker
 from orchestrator.storage import Storage
@@ -75,6 +76,11 @@ class Store:
     def uri(self) -> str:
         """The store's URI, or its folder's absolute path."""
         return self._storage.uri
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it is; None on an object store."""
+        return self._storage.folder
 
     def check_writable(self) -> None:
         """Raise a UserError now rather than after the first trial if nothing can be written."""

@@ -45,6 +45,8 @@ def test_file_uris_and_relative_paths_are_one_place(tmp_path, monkeypatch):
     Store("here").commit(make_result(trial, "a1"), trial.spec)
     assert Store(f"file://{tmp_path}/here").read(trial.key) == make_result(trial, "a1")
     assert Store("here/").uri == str(tmp_path / "here")
+    assert Store("here").folder == Store(f"file://{tmp_path}/here").folder == tmp_path / "here"
+    assert Store(f"fsspec+memory://{tmp_path}").folder is None
 
 
 @given(st.data())
