@@ -185,6 +185,12 @@ def test_a_look_that_hangs_or_breaks_is_a_finding() -> None:
     (broken,) = within("odd", 30, lambda: [Finding("x", "ok", str(1 // 0))], "Mend it.")
     assert broken.said.startswith("ZeroDivisionError: ")
 
+    def leak() -> list[Finding]:
+        raise RuntimeError("no route to postgresql://ada:secret@db/x")
+
+    (told,) = within("db", 30, leak, "Mend it.")
+    assert told.said == "RuntimeError: no route to postgresql://***@db/x"
+
 
 def test_clocks_that_jump_or_lag_are_told() -> None:
     """Within this command, and against the store."""
