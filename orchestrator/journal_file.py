@@ -182,7 +182,10 @@ def _advice(error: Exception) -> str:
         return "Another program holds it open: end that one and run the same command again."
     if _is_damage(error):
         return _REBUILT
-    return "Check that the folder exists, that you may use it and that its disk is not full."
+    return (
+        "Check that the folder exists, that you may use it and that its disk is sound. If nothing "
+        "else helps, move the file away: the next 'tickets run' rebuilds it from the store."
+    )
 
 
 def _is_damage(error: Exception) -> bool:

@@ -12,7 +12,12 @@ import pytest
 
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo, Transition
-from orchestrator.journal_file import BrokenJournalError, DamagedJournalError, require_whole_file
+from orchestrator.journal_file import (
+    BrokenJournalError,
+    DamagedJournalError,
+    explained,
+    require_whole_file,
+)
 from orchestrator.mending import mended
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
@@ -263,6 +268,27 @@ def test_a_wal_without_its_file_is_kept(
         assert journal.events()[0].kind == "rebuilt"
     (aside,) = path.parent.glob("toy.sqlite.damaged-*-wal")
     assert aside.read_bytes() == b"the last transactions"
+
+
+@pytest.mark.parametrize(
+    ("code", "is_broken", "advice"),
+    [
+        (sqlite3.SQLITE_FULL, False, "free some space"),
+        (sqlite3.SQLITE_READONLY_ROLLBACK, False, "You may not write there"),
+        (sqlite3.SQLITE_BUSY_RECOVERY, False, "Another program holds it open"),
+        (sqlite3.SQLITE_IOERR_READ, False, "that its disk is sound.*move the file away"),
+        (sqlite3.SQLITE_CORRUPT, True, "The next 'tickets run' moves it aside"),
+    ],
+)
+def test_each_trouble_names_its_next_step(
+    tmp_path: Path, code: int, is_broken: bool, advice: str
+) -> None:
+    """Only what is damaged is called broken: nothing else may ever be moved aside."""
+    error = sqlite3.OperationalError("it does not work")
+    error.sqlite_errorcode = code
+    with pytest.raises(UserError, match=advice) as told, explained(tmp_path / "toy.sqlite"):
+        raise error
+    assert isinstance(told.value, BrokenJournalError) is is_broken
 
 
 def test_what_is_whole_is_not_moved(path: Path) -> None:
