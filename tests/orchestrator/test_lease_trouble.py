@@ -1,4 +1,4 @@
-"""Leases that are wrong, and trouble with right ones: nobody is locked out, nothing stops silently."""
+"""Leases that are wrong, and trouble with right ones: nobody is locked out or waits for good."""
 
 from __future__ import annotations
 
