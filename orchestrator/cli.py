@@ -32,6 +32,7 @@ from orchestrator.failing import failure_fields, failure_histories
 from orchestrator.journal_lock import has_ended
 from orchestrator.journal_reader import open_reader
 from orchestrator.listeners import SweepOutcome
+from orchestrator.mending import mended
 from orchestrator.plan import Plan
 from orchestrator.screens import plan_summary, show_plan, show_status
 from orchestrator.store import Store
@@ -103,7 +104,7 @@ def run(
     context = SweepContext.open(sweep)
     spec, console = context.spec, Console(emoji=False)
     store = Store(spec.store)
-    made = planned(context, store)
+    made = mended(context, store, lambda: planned(context, store))
     console.print(plan_summary(made), highlight=False, soft_wrap=True)
     from orchestrator.finishing import mirror_finished, settle, tracker_of
 
@@ -129,8 +130,7 @@ def run(
     except KeyboardInterrupt:  # while Ray starts: no trial has begun
         say(_go_on(sweep))
         raise typer.Exit(130) from None
-    is_mirrored = tracking.close()
-    if not is_mirrored:
+    if not (is_mirrored := tracking.close()):
         say("Not all results reached MLflow. They are in the store: run the sweep again.")
     if not outcome.cancelled:
         files = _show_end(console, context, store, sweep)
@@ -257,7 +257,7 @@ def _show_end(
     """Show verdicts and places, write the report; return its files where they are new."""
     from orchestrator.finishing import ended, report_anew
 
-    results, failed = ended(context, store)
+    results, failed = mended(context, store, lambda: ended(context, store))
     if not results:
         return ()
     rows = show_verdicts(console, context, results, failed)

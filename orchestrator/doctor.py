@@ -51,7 +51,9 @@ def examine(spec: SweepSpec | None, patience_s: float = PATIENCE_S) -> list[Find
     seen = StoreSurvey()
     if spec is not None:
         found += _look_at_sweep(spec, seen, patience_s)
-    found += look_at_ray(os.environ, patience_s)
+    todo = "Check that the name in RAY_ADDRESS can be resolved, or unset it."
+    # A name that is looked up knows no time limit; the rest has one of its own, twice.
+    found += within("ray", 3 * patience_s, lambda: look_at_ray(os.environ, patience_s), todo)
     return [*found, look_at_clock(offset, seen.latest)]
 
 
@@ -109,9 +111,9 @@ def look_at_place(uri: str) -> Finding:
 def look_at_folder(check: str, folder: Path) -> Finding:
     """Look at the free space and the permissions of a folder, or of the one it will lie in."""
     place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
         with tempfile.NamedTemporaryFile(dir=place, prefix=".doctor-"):
             free_gib = shutil.disk_usage(place).free / 2**30
     except OSError as error:

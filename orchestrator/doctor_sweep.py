@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from orchestrator.driver_life import driver_life
 from orchestrator.findings import Finding
-from orchestrator.journal_lock import has_ended
+from orchestrator.journal_file import BrokenJournalError
 from orchestrator.journal_reader import open_reader
 from orchestrator.lease_record import decode_lease
 from orchestrator.storage import Storage
@@ -16,7 +17,6 @@ from search_spaces.contracts import TrialState
 from search_spaces.errors import UserError
 
 _SHOWN = 3
-_SILENT_S = 60.0
 
 
 def look_at_store(uri: str, seen: StoreSurvey, patience_s: float) -> list[Finding]:
@@ -76,8 +76,10 @@ def look_at_journal(path: Path, seen: StoreSurvey) -> list[Finding]:
         return [Finding("journal", "ok", f"{path}: none yet; 'tickets run' makes it.")]
     try:
         with open_reader(path) as reader:
-            rows, beat = reader.trials(), float(reader.meta().get("heartbeat", 0))
-    except (UserError, ValueError) as error:
+            rows, life = reader.trials(), driver_life(reader.meta(), path, time.time())
+    except BrokenJournalError as error:
+        return [Finding("journal", "warn", str(error), "See the sentence before.")]
+    except (UserError, ValueError, KeyError) as error:
         todo = "See the sentence before; the results are in the store."
         return [Finding("journal", "fail", str(error), todo)]
     done = {row.key for row in rows if row.state is TrialState.SUCCEEDED}
@@ -91,8 +93,8 @@ def look_at_journal(path: Path, seen: StoreSurvey) -> list[Finding]:
         said = f"{lost} trials succeeded by the journal, but the store has no whole marker of them."
         found.append(Finding("journal", "warn", said, "The next 'tickets run' runs them again."))
     running = any(row.state is TrialState.RUNNING for row in rows)
-    if running and (has_ended(path) or time.time() - beat > _SILENT_S):
-        said = f"trials are RUNNING, but the last heartbeat is {time.time() - beat:,.0f} s old."
+    if running and life.state != "alive":
+        said = f"trials are RUNNING, but the last heartbeat is {life.heartbeat_age_s:,.0f} s old."
         todo = "If its process is gone, 'tickets run' goes on where it stopped."
         found.append(Finding("journal", "warn", said, todo))
     return found

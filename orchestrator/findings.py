@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from search_spaces.places import masked
+
 Level = Literal["ok", "warn", "fail"]
 
 
@@ -53,6 +55,6 @@ def within(
     if thread.is_alive():
         return [Finding(check, "fail", f"no answer within {patience_s:g} s.", todo)]
     if errors:
-        problem = (str(errors[0]).splitlines() or [""])[0]
+        problem = masked((str(errors[0]).splitlines() or [""])[0])
         return [Finding(check, "fail", f"{type(errors[0]).__name__}: {problem}", todo)]
     return found

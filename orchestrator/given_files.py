@@ -90,7 +90,7 @@ def _withdraw(storage: Storage, path: str) -> None:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
     place = f"quarantine/{path.replace('/', '-')}-{stamp}"
     if storage.move(path, place):
-        _log.warning("%s/%s is damaged. Moved to %s.", storage.uri, path, place)
+        _log.warning("%s is damaged. Moved to %s.", storage.shown(path), place)
 
 
 def _mask_path(mask_sha256: str) -> str:

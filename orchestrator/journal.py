@@ -93,10 +93,14 @@ class Journal(JournalReader):
         try:
             with explained(path):
                 database, mishap = open_database(path)
-            journal = cls(path, database, lock)
-            journal._begin(sweep, now, mishap)
         except BaseException:
             lock.close()
+            raise
+        journal = cls(path, database, lock)
+        try:
+            journal._begin(sweep, now, mishap)
+        except BaseException:
+            journal.close()
             raise
         return journal
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from search_spaces.contracts import TrialState
 from search_spaces.errors import UserError
 
 JOURNAL_SCHEMA = 1
@@ -21,11 +20,15 @@ COLUMNS = {
 _META = ("name", "sweep_hash", "spec_yaml", "schema_version")
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\0"
-_COMPANIONS = ("-wal", "-shm")  # SQLite finds them by their names
+_COMPANIONS = ("-wal", "-shm", "-journal")  # SQLite finds them by their names
 
 
 class DamagedJournalError(Exception):
     """A journal is not what was once written; the message says what is wrong, without the path."""
+
+
+class BrokenJournalError(UserError):
+    """The same for people, with the path: the next run rebuilds the journal."""
 
 
 def require_whole_file(path: Path) -> None:
@@ -59,6 +62,8 @@ def require_whole_file(path: Path) -> None:
         raise DamagedJournalError(
             f"it is cut: {num_bytes // page_bytes:,} of its {num_pages:,} pages are there"
         )
+    if not has_wal and num_bytes == page_bytes:  # as where a process died while it began one
+        raise DamagedJournalError("it holds no tables")
 
 
 def require_own(path: Path, database: sqlite3.Connection, thoroughly: bool = False) -> None:
@@ -87,19 +92,16 @@ def _require_whole_content(database: sqlite3.Connection) -> None:
         UserError: It is a whole database, but not a journal of this version.
     """
     try:
-        (problem,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        (problem,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if problem != "ok":
             raise DamagedJournalError(problem.splitlines()[-1])
         _require_journal(database)
         for table, columns in COLUMNS.items():
             database.execute(f"SELECT {columns} FROM {table} LIMIT 1").fetchone()
-        states = {state for (state,) in database.execute("SELECT DISTINCT state FROM trial")}
     except sqlite3.DatabaseError as error:
         if not _is_damage(error):
             raise
         raise DamagedJournalError(str(error)) from error
-    if unknown := states - set(TrialState):
-        raise DamagedJournalError(f"it names a state {min(map(repr, unknown))} that there is not")
 
 
 def _require_journal(database: sqlite3.Connection) -> None:
@@ -144,13 +146,19 @@ def move_aside(path: Path) -> Path:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite, the file system and bad values raise into a UserError with the path."""
+    """Turn what SQLite, the file system and bad values raise into an error with the path.
+
+    Raises:
+        BrokenJournalError: The journal is damaged.
+        UserError: It cannot be used for now.
+    """
     try:
         yield
     except DamagedJournalError as error:
-        raise UserError(_told(path, str(error), _REBUILT)) from error
+        raise BrokenJournalError(_told(path, str(error), _REBUILT)) from error
     except (sqlite3.Error, OSError) as error:
-        raise UserError(_told(path, str(error), _advice(error))) from error
+        kind = BrokenJournalError if _is_damage(error) else UserError
+        raise kind(_told(path, str(error), _advice(error))) from error
 
 
 _REBUILT = (
@@ -170,9 +178,14 @@ def _advice(error: Exception) -> str:
         return "The disk is full: free some space and run the same command again."
     if code == sqlite3.SQLITE_READONLY or number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "You may not write there: mend the folder's permissions or mount."
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return "Another program holds it open: end that one and run the same command again."
     if _is_damage(error):
         return _REBUILT
-    return "Check that the folder exists, that you may use it and that its disk is not full."
+    return (
+        "Check that the folder exists, that you may use it and that its disk is sound. If nothing "
+        "else helps, move the file away: the next 'tickets run' rebuilds it from the store."
+    )
 
 
 def _is_damage(error: Exception) -> bool:

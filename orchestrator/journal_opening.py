@@ -7,11 +7,13 @@ import sqlite3
 from pathlib import Path
 
 from orchestrator.journal_file import (
+    BrokenJournalError,
     DamagedJournalError,
     move_aside,
     require_own,
     require_whole_file,
 )
+from orchestrator.journal_reader import JournalReader
 
 _log = logging.getLogger(__name__)
 _TABLES = (
@@ -47,7 +49,8 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, dict[str, str]]:
         mishap = {"problem": str(error), "moved_to": str(move_aside(path))}
         _log.warning(
             "%s: the journal is damaged (%s). It is now %s, and a new one is built from the "
-            "store: no committed result is lost, only numbers of attempts and past events.",
+            "store: no committed result is lost, only numbers of attempts, past events, and what "
+            "was paused or cancelled.",
             path,
             error,
             mishap["moved_to"],
@@ -60,10 +63,16 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, dict[str, str]]:
 
 
 def _examine(path: Path) -> None:
-    """Read a whole journal without changing a byte of what may be another program's."""
+    """Read a whole journal without changing a byte of what may be another program's.
+
+    What any reader would stumble over is found here: nothing else ever moves a journal aside.
+    """
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
         require_own(path, database, thoroughly=True)
+        JournalReader(path, database).require_readable()
+    except BrokenJournalError as error:
+        raise DamagedJournalError(str(error.__cause__)) from error
     finally:
         database.close()
 

@@ -20,6 +20,9 @@ from orchestrator.journal_file import (
 from search_spaces.contracts import TrialState
 from search_spaces.errors import UserError
 
+# What the values of a row raise that no journal ever wrote.
+_UNREADABLE = (ValueError, TypeError, ArithmeticError, AttributeError, RecursionError)
+
 
 @dataclass(frozen=True)
 class TrialRow:
@@ -94,6 +97,18 @@ class JournalReader:
         with self._decoding():
             return int(rows[0][0]) if rows else 0
 
+    def require_readable(self) -> None:
+        """Read every row once, and keep none.
+
+        Raises:
+            BrokenJournalError: One is not what a journal holds.
+        """
+        with self._decoding():
+            for row in self._database.execute(f"SELECT {COLUMNS['trial']} FROM trial"):
+                _trial_row(*row)
+            for row in self._database.execute(f"SELECT {COLUMNS['event']} FROM event"):
+                _event_row(*row)
+
     def close(self) -> None:
         """Close the file; may be called twice."""
         self._database.close()
@@ -120,7 +135,7 @@ class JournalReader:
         with explained(self.path):
             try:
                 yield
-            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            except _UNREADABLE as error:
                 raise DamagedJournalError(f"a row cannot be read: {error}") from error
 
 
@@ -128,7 +143,8 @@ def open_reader(path: str | Path) -> JournalReader:
     """Open a journal for reading; neither waits for its writer nor disturbs it.
 
     Raises:
-        UserError: When there is no such journal, it is damaged or of another version.
+        BrokenJournalError: When it is damaged.
+        UserError: When there is no such journal, or it is of another version.
     """
     path = Path(path)
     if not path.exists():

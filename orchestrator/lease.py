@@ -7,10 +7,12 @@ that the store works on and needs no lock server. Its holder raises a counter in
 **Clocks.** No two machines' clocks are compared. Whoever wants to take over watches the file and
 judges by its own monotonic clock: only when the file has not changed for the holder's whole
 ``term_s`` has the lease run out. A wall clock that jumps therefore neither ends nor prolongs a
-lease. A holder measures by its monotonic clock too how long ago its last heartbeat was.
+lease. A holder measures how long ago its last heartbeat was by a clock that also runs while the
+machine sleeps.
 
-**Races.** A new lease is exclusive on a folder. Elsewhere, and in a take-over, the writer reads
-back after ``settle_s`` and has lost if it finds another's token. Two may believe to hold the lease
+**Races.** A new lease is exclusive on a folder. Elsewhere, and in a take-over, the writer looks
+once more right before it writes, reads back after ``settle_s`` and has lost if it finds another's
+token. Two may believe to hold the lease
 only where one of them took longer than ``settle_s`` between its last look and its write, and only
 until the next heartbeat of the one whose token is gone. Even then the store stays right: an
 attempt has a folder of its own, and of several results of a trial the first committed one counts.
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +33,7 @@ from orchestrator.storage import Storage
 from search_spaces.canonical import short
 from search_spaces.errors import UserError
 
+_TRIES = 10  # to write a lease where one comes and goes
 _log = logging.getLogger(__name__)
 
 
@@ -63,10 +67,12 @@ class Lease:
     Use :meth:`acquire` to make one.
     """
 
-    def __init__(self, storage: Storage, path: str, record: LeaseRecord, timing: Timing) -> None:
+    def __init__(
+        self, storage: Storage, path: str, record: LeaseRecord, timing: Timing, renewed_at: float
+    ) -> None:
         self._storage, self._path, self._timing = storage, path, timing
         self._record = record
-        self._renewed_at = time.monotonic()
+        self._renewed_at = renewed_at
         self._lost = ""  # why, for people
         self._was_told = False  # that it cannot be renewed
         self._closing = threading.Event()
@@ -99,19 +105,27 @@ class Lease:
         timing = timing or Timing()
         storage, path = Storage(uri), lease_path(name, sweep_hash)
         record = LeaseRecord.new(timing.term_s)
-        while not storage.publish_once(path, record.encode(), timing.settle_s):
+        for _ in range(_TRIES):
+            began = _elapsed_s()
+            if storage.publish_once(path, record.encode(), timing.settle_s):
+                return cls(storage, path, record, timing, began)
             found = storage.read(path)
             if found is None:  # given back this moment
                 continue
             _require_over(storage, path, found, take_over, say, timing)
-            _replace(storage, path, record, timing.settle_s)
-            break
-        return cls(storage, path, record, timing)
+            if storage.read(path) == found:  # else given back, or somebody else was quicker
+                began = _elapsed_s()
+                _replace(storage, path, record, timing.settle_s)
+                return cls(storage, path, record, timing, began)
+        raise UserError(
+            f"{storage.shown(path)}: something is there that is neither a lease nor can be "
+            "replaced by one. If nobody runs the sweep, delete it and run the sweep again."
+        )
 
     @property
     def is_current(self) -> bool:
         """Whether nobody can have taken over: the last heartbeat is younger than the term."""
-        return not self._lost and time.monotonic() - self._renewed_at < self._timing.term_s
+        return not self._lost and _elapsed_s() - self._renewed_at < self._timing.term_s
 
     def check(self) -> None:
         """Do nothing unless another driver has taken over.
@@ -128,18 +142,21 @@ class Lease:
         Raises:
             UserError: The store cannot be used at the moment; the lease is not lost by that.
         """
-        began, following = time.monotonic(), self._record.next()
+        began, following = _elapsed_s(), self._record.next()
         found = self._storage.read(self._path)
         if found is None:  # somebody deleted the file
-            is_ours = self._storage.publish_once(self._path, following.encode())
+            settle_s = self._timing.settle_s
+            is_ours = self._storage.publish_once(self._path, following.encode(), settle_s)
         else:
             holder = decode_lease(found)
             is_ours = holder is not None and holder.token == self._record.token
             if is_ours:
                 self._storage.replace(self._path, following.encode())
         if not is_ours:
-            self._lost = self._loss(found)
+            self._lost = self._loss(found or self._storage.read(self._path))
             return
+        if self._was_told:
+            _log.warning("The sweep's lease is renewed: trials are started again.")
         self._record, self._renewed_at, self._was_told = following, began, False
 
     def close(self) -> None:
@@ -164,7 +181,7 @@ class Lease:
         while not self._lost and not self._closing.wait(self._timing.heartbeat_s):
             try:
                 self.renew()
-            except UserError as error:
+            except Exception as error:  # were the thread to end, nothing would ever start again
                 if not self.is_current and not self._was_told:
                     self._was_told = True
                     _log.warning(
@@ -177,7 +194,7 @@ class Lease:
     def _loss(self, found: bytes | None) -> str:
         holder = decode_lease(found) if found else None
         return (
-            f"{self._storage.uri}/{self._path}: this process ({self._record.pid} on "
+            f"{self._storage.shown(self._path)}: this process ({self._record.pid} on "
             f"{self._record.host}) has lost the sweep to {_who(holder)}. It starts no more trials "
             "and ends; what is committed is safe. Follow the sweep where the other process runs."
         )
@@ -199,7 +216,7 @@ def _require_over(
     holder = decode_lease(found)
     if holder is not None and holder.has_ended:
         return
-    place, term_s = f"{storage.uri}/{path}", max(timing.term_s, holder.term_s if holder else 0.0)
+    place, term_s = storage.shown(path), max(timing.term_s, holder.term_s if holder else 0.0)
     if not take_over:
         raise UserError(
             f"{place}: this sweep is being run by {_who(holder)}. Follow it there with "
@@ -212,7 +229,9 @@ def _require_over(
     while (left_s := until - time.monotonic()) > 0:
         time.sleep(min(left_s, timing.heartbeat_s))
         now = storage.read(path)
-        if now is not None and now != found:
+        if now is None:  # given back
+            return
+        if now != found:
             raise UserError(
                 f"{place}: --take-over is refused: this sweep is being run by "
                 f"{_who(decode_lease(now))}, which gave a heartbeat while it was watched. End "
@@ -232,9 +251,16 @@ def _replace(storage: Storage, path: str, record: LeaseRecord, settle_s: float) 
     if found != record.encode():
         holder = decode_lease(found) if found else None
         raise UserError(
-            f"{storage.uri}/{path}: this sweep was taken over at the same moment by "
+            f"{storage.shown(path)}: this sweep was taken over at the same moment by "
             f"{_who(holder)}. Follow it there with 'tickets status'."
         )
+
+
+def _elapsed_s() -> float:
+    """Return seconds since some moment; they also pass while the machine sleeps, as on Linux."""
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 def _who(holder: LeaseRecord | None) -> str:

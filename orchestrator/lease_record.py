@@ -7,15 +7,14 @@ import os
 import secrets
 import socket
 from datetime import UTC, datetime
-from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from orchestrator.processes import beginning, is_gone, this_machine
 from search_spaces.canonical import Frozen
 
 LEASE_SCHEMA = 1
-_OVER = ("Z", "X")  # killed, and not yet waited for by its parent
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_MOST_TERM_S = 3600.0  # longer, and a wrong lease would keep a sweep from running for good
 
 
 class LeaseRecord(Frozen):
@@ -38,7 +37,7 @@ class LeaseRecord(Frozen):
     schema_version: int = LEASE_SCHEMA
     token: str
     counter: int = Field(ge=0)
-    term_s: float = Field(gt=0)
+    term_s: float = Field(gt=0, le=_MOST_TERM_S)
     host: str
     machine: str
     pid: int = Field(gt=0)
@@ -55,9 +54,9 @@ class LeaseRecord(Frozen):
             counter=0,
             term_s=term_s,
             host=socket.gethostname(),
-            machine=_machine(),
+            machine=this_machine(),
             pid=os.getpid(),
-            pid_started=_process(os.getpid())[1],
+            pid_started=beginning(os.getpid()),
             user=_user(),
             since=_now(),
             heartbeat_at=_now(),
@@ -74,16 +73,7 @@ class LeaseRecord(Frozen):
     @property
     def has_ended(self) -> bool:
         """Whether the holder is surely gone: a process of this machine that is no more."""
-        if self.machine != _machine():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except (OSError, OverflowError):  # another user's
-            pass
-        state, started = _process(self.pid)
-        return state in _OVER or (started != "" and started != self.pid_started)
+        return is_gone(self.machine, self.pid, self.pid_started)
 
     @property
     def who(self) -> str:
@@ -101,25 +91,6 @@ def decode_lease(data: bytes) -> LeaseRecord | None:
     except ValidationError:
         return None
     return record if record.schema_version == LEASE_SCHEMA else None
-
-
-def _machine() -> str:
-    """Return what tells this machine, its boot and its process namespace from all others."""
-    try:
-        boot, space = _BOOT_ID.read_text().strip(), os.readlink("/proc/self/ns/pid")
-    except OSError:  # no Linux: then the host's name must do
-        boot = space = ""
-    return f"{socket.gethostname()} {boot} {space}"
-
-
-def _process(pid: int) -> tuple[str, str]:
-    """Return a process's state and when it began, in ticks since the boot; '' where unknown."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return "", ""
-    fields = stat.rpartition(")")[2].split()
-    return fields[0], fields[19]
 
 
 def _user() -> str:

@@ -45,7 +45,6 @@ def run_on_ray(
     spec, compute = context.spec, compute_of(context.spec)
     store = Store(spec.store)
     make_request = request_maker(spec, context.models, context.tasks, store, context.cache)
-    store.check_writable()
     context.given.keep(spec)
     info = context.info
     with (
@@ -53,8 +52,8 @@ def run_on_ray(
         Journal.open(context.journal_path, info, time.time()) as journal,
         Session() as ray,
     ):
-        if ray.is_multi_node and "://" not in spec.store:
-            refuse_unshared(ray, Path(spec.store).absolute())
+        if ray.is_multi_node and store.folder:
+            refuse_unshared(ray, store.folder)
         announce(f"Ray: {ray.description}  dashboard: {ray.dashboard_url or 'not started'}")
         wanted = None if spec.resources.gangs == "auto" else spec.resources.gangs
         life = GangLife(hang_limits=spec.retries.hang_after_s)

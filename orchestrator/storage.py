@@ -47,6 +47,16 @@ class Storage:
         self._root = root.rstrip("/")
         self._refuse_file()
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that this is, also where a URI names one; None on an object store."""
+        return Path(self._root) if self._is_folder else None
+
+    def shown(self, path: str) -> str:
+        """Return where a path is, for people and logs: without credentials and options."""
+        root = self.uri.partition("?")[0] if "://" in self.uri else self.uri
+        return masked(f"{root.rstrip('/')}/{path}")
+
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted; none when there is no such folder."""
         selector = fs.FileSelector(self._at(folder), allow_not_found=True)
@@ -152,7 +162,7 @@ class Storage:
             UserError: When that is not possible.
         """
         probe = f".writable-{secrets.token_hex(4)}"
-        self.publish_once(probe, b"")
+        self.publish_once(probe, b"", settle_s=0)
         self.delete(probe)
 
     def _refuse_file(self) -> None:
@@ -206,6 +216,8 @@ def _advice(error: Exception) -> str:
 
 def _link_once(path: Path, data: bytes) -> bool:
     """Write a private file, flush it, and give it its name by a hard link."""
+    if path.exists():  # only spares the writing: the link decides
+        return False
     with _partial(path, data) as partial:
         try:
             os.link(partial, path)

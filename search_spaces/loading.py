@@ -16,6 +16,7 @@ from search_spaces.messages import faults_of
 from search_spaces.sweep import SweepSpec
 
 _MOST_VALUES = 100_000  # aliases counted as often as they are named
+_MOST_LEVELS = 64  # of lists and mappings in each other, aliases followed
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 
 
@@ -79,9 +80,28 @@ def _read(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that notes keys written twice instead of dropping the first."""
+    """A safe YAML loader that notes keys written twice instead of dropping the first.
 
-    duplicates: list[tuple[str, int]]
+    It gives up below ``_MOST_LEVELS``, long before Python's own limit, which libraries change.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.duplicates: list[tuple[str, int]] = []
+        self._num_open = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node and all that is in it.
+
+        Raises:
+            RecursionError: It lies too deep.
+        """
+        self._num_open += 1
+        if self._num_open > _MOST_LEVELS:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self._num_open -= 1
+        return node
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -99,9 +119,8 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _constru
 
 
 def _parse_yaml(text: str, place: str, faults: list[Fault]) -> Any:
-    loader = _Loader(text)
-    loader.duplicates = []
     try:
+        loader = _Loader(text)  # looks for characters that no YAML may hold
         node = loader.get_single_node()
         _refuse_explosion(node, place)
         data = None if node is None else loader.construct_document(node)
@@ -111,9 +130,8 @@ def _parse_yaml(text: str, place: str, faults: list[Fault]) -> Any:
         problem = f"holds a value that cannot be: {str(error).splitlines()[0]}."
         raise SpecError([Fault(place, "", problem, "Write it in quotes if it is text.")]) from None
     except RecursionError:
-        raise SpecError([Fault(place, "", "is nested too deeply.", "No sweep is.")]) from None
-    finally:
-        loader.dispose()
+        problem = f"is nested too deeply: more than {_MOST_LEVELS} levels."
+        raise SpecError([Fault(place, "", problem, "No sweep is.")]) from None
     faults += [
         Fault(place, name, f"is written again in line {line}.", "Keep one of the two.")
         for name, line in loader.duplicates
@@ -122,8 +140,13 @@ def _parse_yaml(text: str, place: str, faults: list[Fault]) -> Any:
 
 
 def _refuse_explosion(root: yaml.Node | None, place: str) -> None:
-    """Raise a SpecError when aliases make a small file a huge or endless one."""
+    """Raise a SpecError when aliases make a small file a huge or endless one.
+
+    Raises:
+        RecursionError: They make it a deep one.
+    """
     sizes: dict[int, int] = {}
+    levels: dict[int, int] = {}
     inside: set[int] = set()
 
     def size(node: yaml.Node) -> int:
@@ -136,12 +159,15 @@ def _refuse_explosion(root: yaml.Node | None, place: str) -> None:
                 part for pair in pairs for part in (pair if isinstance(pair, tuple) else [pair])
             ]
             sizes[id(node)] = 1 + sum(map(size, flat))
+            levels[id(node)] = 1 + max((levels.get(id(part), 0) for part in flat), default=0)
             inside.discard(id(node))
         return sizes[id(node)]
 
     if root is not None and size(root) > _MOST_VALUES:
         problem = f"has more than {_MOST_VALUES:,} values, or one that holds itself."
         raise SpecError([Fault(place, "", problem, "Look at its anchors (&) and aliases (*).")])
+    if root is not None and levels[id(root)] > _MOST_LEVELS:
+        raise RecursionError
 
 
 def _syntax_fault(error: yaml.YAMLError, place: str) -> Fault:

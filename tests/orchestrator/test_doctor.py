@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -130,13 +132,19 @@ def test_what_is_wrong_is_found_and_left_as_it_is(examine: Doctor, root: Path) -
 
 
 def test_what_would_fail_ends_with_exit_code_1(examine: Doctor, root: Path) -> None:
-    """A journal that is none, and a store where a file lies."""
+    """Another program's journal, and a store where a file lies; a damaged journal is mended."""
     journal = root / "store/journals/toy.sqlite"
     journal.parent.mkdir(parents=True)
     journal.write_bytes(b"no journal" * 99)
     code, found, said = examine(str(root / "sweep.yaml"), "--json")
+    assert code == 0 and of(found, "journal")[0].level == "warn", said
+    assert "it is not an SQLite database" in of(found, "journal")[0].said
+    journal.unlink()
+    with contextlib.closing(sqlite3.connect(journal)) as database:
+        database.execute("CREATE TABLE songs (title TEXT)")
+    code, found, said = examine(str(root / "sweep.yaml"), "--json")
     assert code == 1
-    assert "it is not an SQLite database" in of(found, "journal")[0].said, said
+    assert "it is a database of another program" in of(found, "journal")[0].said, said
     journal.unlink()
     (root / "store/journals").rmdir()
     (root / "store").rmdir()
@@ -176,6 +184,12 @@ def test_a_look_that_hangs_or_breaks_is_a_finding() -> None:
     never.set()
     (broken,) = within("odd", 30, lambda: [Finding("x", "ok", str(1 // 0))], "Mend it.")
     assert broken.said.startswith("ZeroDivisionError: ")
+
+    def leak() -> list[Finding]:
+        raise RuntimeError("no route to postgresql://ada:secret@db/x")
+
+    (told,) = within("db", 30, leak, "Mend it.")
+    assert told.said == "RuntimeError: no route to postgresql://***@db/x"
 
 
 def test_clocks_that_jump_or_lag_are_told() -> None:

@@ -144,7 +144,7 @@ def drive(tmp_path: Path, executor: SimulatedExecutor, clock: FakeClock, lease: 
             clock,
             partial(make_request, store.uri),
             lease.check,
-            lambda: lease.is_current,
+            may_start=lambda: lease.is_current,
         )
 
 

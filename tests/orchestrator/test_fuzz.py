@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import sys
 import tempfile
 from pathlib import Path
 
@@ -38,6 +39,7 @@ store: ${HOME}/store
 BOMB = "a0: &a0 [x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
 )
+LADDER = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 440))
 
 
 def mutated(whole: bytes, max_changes: int = 3) -> st.SearchStrategy[bytes]:
@@ -67,6 +69,8 @@ def mutated(whole: bytes, max_changes: int = 3) -> st.SearchStrategy[bytes]:
 @example(b"<<: [1]\nname: x")
 @example(b"x: " + b"9" * 5000)
 @example(BOMB.encode())
+@example(LADDER.encode())
+@example(b"name: \x00")
 @example(b"\xff\xfe\x00")
 def test_no_sweep_file_ends_in_a_traceback(data: bytes) -> None:
     """A sweep is read, or its faults are listed; also deep, endless and exploding ones."""
@@ -80,16 +84,25 @@ def test_no_sweep_file_ends_in_a_traceback(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("[" * 2000, "is nested too deeply"),
+        ("[" * 2000, "is nested too deeply: more than 64 levels"),
+        ("- " * 2000 + "x", "is nested too deeply: more than 64 levels"),
+        ("{a: " * 65 + "x" + "}" * 65, "is nested too deeply"),
+        (LADDER, "is nested too deeply"),
+        ("name: \x00", r"is no YAML: unacceptable character #x0000"),
         ("name: 2020-13-45", "holds a value that cannot be: month must be in"),
         ("a: &a [*a]", "has more than 100,000 values, or one that holds itself"),
         (BOMB, "has more than 100,000 values"),
     ],
 )
 def test_hostile_yaml_is_told_in_a_sentence(text: str, problem: str) -> None:
-    """Each names what is wrong with it."""
-    with pytest.raises(SpecError, match=problem):
-        parse_sweep(text)
+    """Each names what is wrong with it, however deep Python itself would let it go."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)
+    try:
+        with pytest.raises(SpecError, match=problem):
+            parse_sweep(text)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 TRIAL = make_trial(prunes=(100,))

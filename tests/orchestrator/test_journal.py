@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -158,9 +159,23 @@ def test_only_a_writer_that_is_surely_gone_has_ended(path):
     assert not has_ended(path)
     path.parent.mkdir(parents=True)
     lock = path.with_name(f"{path.name}.lock")
-    for text in ("", "{", '{"pid": 1}', '{"pid": 999999999, "host": "elsewhere"}'):
+    for text in ("", "{", "[]", '{"pid": 1}', '{"pid": 999999999, "host": "elsewhere"}'):
         lock.write_text(text)
         assert not has_ended(path)
+
+
+def test_a_number_given_anew_is_no_writer(path):
+    """Another process has the dead writer's number: it is not asked to stop in its place."""
+    Journal.open(path, SWEEP, now=1.0).close()
+    assert not has_ended(path)
+    lock = path.with_name(f"{path.name}.lock")
+    holder = json.loads(lock.read_text())
+    lock.write_text(json.dumps({**holder, "pid_started": "1"}))
+    assert has_ended(path)
+    lock.write_text(json.dumps({**holder, "pid": 999999999}))
+    assert has_ended(path)
+    lock.write_text(json.dumps({**holder, "pid": 999999999, "machine": "this host, another boot"}))
+    assert not has_ended(path)
 
 
 def test_a_journal_rebuilt_from_the_store_equals(path, tmp_path, store):

@@ -12,7 +12,12 @@ import pytest
 
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo, Transition
-from orchestrator.journal_file import DamagedJournalError, require_whole_file
+from orchestrator.journal_file import (
+    BrokenJournalError,
+    DamagedJournalError,
+    explained,
+    require_whole_file,
+)
 from orchestrator.store import Store
 from search_spaces.contracts import TrialState
 from search_spaces.errors import UserError
@@ -52,7 +57,7 @@ def path(tmp_path: Path, store: Store) -> Path:
 
 def asides(path: Path) -> list[Path]:
     found = path.parent.glob(f"{path.name}.damaged-*")
-    return [file for file in found if not file.name.endswith(("-wal", "-shm"))]
+    return [file for file in found if not file.name.endswith(("-wal", "-shm", "-journal"))]
 
 
 def assert_rebuilt(
@@ -61,7 +66,9 @@ def assert_rebuilt(
     """A reader is told; a writer moves the file aside, says so, and has all that is committed."""
     before = path.read_bytes()
     with pytest.raises(UserError, match=rf"toy\.sqlite: the journal cannot be used \({problem}"):
-        Journal.read_only(path).trials()
+        reader = Journal.read_only(path)
+        reader.trials()
+        reader.events()
     assert path.read_bytes() == before and not asides(path)
     with caplog.at_level(logging.WARNING), Journal.open(path, SWEEP, now=9.0) as journal:
         (aside,) = asides(path)
@@ -104,6 +111,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no schema": (
         lambda p: alter(p, "DELETE FROM meta WHERE name = 'schema_version'"),
         "its entry 'schema_version' is missing",
+    ),
+    "only begun": (
+        lambda p: p.write_bytes(p.read_bytes()[:28] + b"\0\0\0\1" + p.read_bytes()[32:4096]),
+        "it holds no tables",
+    ),
+    "payload": (
+        lambda p: alter(p, "UPDATE event SET payload = '[half'"),
+        "a row cannot be read: ",
+    ),
+    "number": (
+        lambda p: alter(p, "UPDATE trial SET attempts = 9e999"),
+        "a row cannot be read: cannot convert float infinity",
     ),
     "state": (
         lambda p: alter(p, "UPDATE trial SET state = 'ASLEEP'"),
@@ -180,6 +199,16 @@ def test_a_wal_cut_at_every_byte_is_a_journal_of_an_earlier_moment(
     assert seen >= {0, 2, len(kinds)}  # the two reused trials are one transaction
 
 
+def test_a_run_that_was_killed_while_it_began_the_journal_is_no_obstacle(
+    path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite's rollback journal beside a first page: readers could not even open that."""
+    DAMAGES["only begun"][0](path)
+    Path(f"{path}-journal").write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + b"\0" * 504)
+    assert_rebuilt(path, store, "it holds no tables", caplog)
+    assert not Path(f"{path}-journal").exists()
+
+
 def test_a_wal_without_its_file_is_kept(
     path: Path, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -191,6 +220,27 @@ def test_a_wal_without_its_file_is_kept(
         assert journal.events()[0].kind == "rebuilt"
     (aside,) = path.parent.glob("toy.sqlite.damaged-*-wal")
     assert aside.read_bytes() == b"the last transactions"
+
+
+@pytest.mark.parametrize(
+    ("code", "is_broken", "advice"),
+    [
+        (sqlite3.SQLITE_FULL, False, "free some space"),
+        (sqlite3.SQLITE_READONLY_ROLLBACK, False, "You may not write there"),
+        (sqlite3.SQLITE_BUSY_RECOVERY, False, "Another program holds it open"),
+        (sqlite3.SQLITE_IOERR_READ, False, "that its disk is sound.*move the file away"),
+        (sqlite3.SQLITE_CORRUPT, True, "The next 'tickets run' moves it aside"),
+    ],
+)
+def test_each_trouble_names_its_next_step(
+    tmp_path: Path, code: int, is_broken: bool, advice: str
+) -> None:
+    """Only what is damaged is called broken: nothing else may ever be moved aside."""
+    error = sqlite3.OperationalError("it does not work")
+    error.sqlite_errorcode = code
+    with pytest.raises(UserError, match=advice) as told, explained(tmp_path / "toy.sqlite"):
+        raise error
+    assert isinstance(told.value, BrokenJournalError) is is_broken
 
 
 def test_what_is_whole_is_not_moved(path: Path) -> None:

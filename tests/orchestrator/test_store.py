@@ -45,6 +45,8 @@ def test_file_uris_and_relative_paths_are_one_place(tmp_path, monkeypatch):
     Store("here").commit(make_result(trial, "a1"), trial.spec)
     assert Store(f"file://{tmp_path}/here").read(trial.key) == make_result(trial, "a1")
     assert Store("here/").uri == str(tmp_path / "here")
+    assert Store("here").folder == Store(f"file://{tmp_path}/here").folder == tmp_path / "here"
+    assert Store(f"fsspec+memory://{tmp_path}").folder is None
 
 
 @given(st.data())
@@ -98,6 +100,16 @@ def test_a_store_that_cannot_be_used_is_explained(tmp_path):
         store.commit(make_result(trial, "a1"), trial.spec)
     with pytest.raises(UserError, match=r"store nope://x cannot be opened: .*Unrecognized"):
         Store("nope://x")
+
+
+def test_places_are_shown_without_credentials(tmp_path):
+    """What is logged, kept as a reason or told names the place, and no secret of its URI."""
+    assert Storage(str(tmp_path)).shown("a/b") == f"{tmp_path}/a/b"
+    storage = Storage(f"fsspec+memory://{tmp_path}")
+    storage.uri = "s3://AKIA:se/cret@bucket/tickets/?endpoint_override=x&token=y"
+    assert storage.shown("results/k/COMMITTED.json") == (
+        "s3://***@bucket/tickets/results/k/COMMITTED.json"
+    )
 
 
 def test_an_absent_store_is_empty(store):

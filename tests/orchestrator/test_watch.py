@@ -18,6 +18,7 @@ from orchestrator.driver_life import DriverLife, driver_life
 from orchestrator.graph import TrialGraph
 from orchestrator.inbox import Command, Inbox
 from orchestrator.journal import Journal, Transition
+from orchestrator.processes import this_machine
 from orchestrator.steered_scheduler import SteeredScheduler
 from orchestrator.vitals import Vitals
 from orchestrator.watch import Watcher, grid_place
@@ -163,7 +164,7 @@ def test_who_drives_is_told_apart(world):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     path.parent.mkdir(parents=True)
-    lock = {"pid": dead.pid, "host": socket.gethostname()}
+    lock = {"pid": dead.pid, "machine": this_machine(), "pid_started": "1"}
     path.with_name(f"{path.name}.lock").write_text(json.dumps(lock))
     died = driver_life({**me, "pid": str(dead.pid), "heartbeat": "99"}, path, 100.0)
     assert died.state == "died" and "is gone and has not ended the sweep" in died.text
