@@ -38,6 +38,8 @@ BENCHMARKS = {
     "global_threshold": Benchmark(
         "Seconds, memory and exactness of pruning a BERT by one global threshold.", PLAIN
     ),
+    "makespan": Benchmark("Simulated seconds of the paper's whole study on many GPUs.", PLAIN),
+    "scheduler_scale": Benchmark("CPU seconds of planning and scheduling 100,000 trials.", PLAIN),
 }
 
 

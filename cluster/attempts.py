@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from search_spaces.contracts import (
+    Compute,
     Failed,
     FailureClass,
     Outcome,
@@ -51,12 +52,16 @@ class AttemptFailure:
 
 @dataclass(frozen=True)
 class ProgressPoint:
-    """The newest that is known of a running attempt."""
+    """The newest that is known of a running attempt.
+
+    ``num_reports`` tells a trial that reports the same again from one that reports no more.
+    """
 
     phase: str = "start"
     step: int = 0
     num_steps: int = 0
     loss: float = 0.0
+    num_reports: int = 0
 
     def of_trial(self, trial_key: str) -> Progress:
         """Return it as the executor's callers see it."""
@@ -89,12 +94,13 @@ class LatestProgress:
         """Note that a phase begins."""
         self._check_cancelled()
         point = self._point
-        self._point = ProgressPoint(name, point.step, point.num_steps, point.loss)
+        self._point = replace(point, phase=name, num_reports=point.num_reports + 1)
 
     def step(self, step: int, num_steps: int, loss: float) -> None:
         """Note that optimizer steps have been taken."""
         self._check_cancelled()
-        self._point = ProgressPoint(self._point.phase, step, num_steps, loss)
+        point = self._point
+        self._point = ProgressPoint(point.phase, step, num_steps, loss, point.num_reports + 1)
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
@@ -102,7 +108,7 @@ class LatestProgress:
 
 
 class AttemptCancelledError(Exception):
-    """The executor was closed while the attempt ran."""
+    """The attempt was cancelled, or the executor closed, while it ran."""
 
 
 class WarmTrials:
@@ -132,6 +138,18 @@ def run_attempt(
         return function(request, reporter)
     except Exception as error:
         return AttemptFailure.of(error)
+
+
+def check_gang(request: TrialRequest, compute: Compute) -> None:
+    """Make sure that a request asks for the gang that there is; its micro-batch is its own.
+
+    Raises:
+        ValueError: It asks for another, which would change the numerics unseen.
+    """
+    if not request.compute.same_gang(compute):
+        raise ValueError(
+            f"The request asks for {request.compute!r}, but what runs it is {compute!r}."
+        )
 
 
 def connect_rank(function: ConnectFunction | None, env: RankEnv) -> None:

@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import OutOfMemoryError
 
 from cluster.attempts import AttemptFailure
+from cluster.nodes import was_taken_away
 from cluster.rank import RankPlace, RankReply
 from search_spaces.contracts import FailureClass
 
@@ -20,15 +21,21 @@ _MOST_TELLING = (
     FailureClass.OUT_OF_MEMORY,
     FailureClass.DIVERGED,
     FailureClass.ERROR,
+    FailureClass.HANG,
+    FailureClass.PREEMPTED,
     FailureClass.INFRASTRUCTURE,
 )
+
+_SURE = _MOST_TELLING[:3]  # no lost peer looks like one of these
 
 
 class RankCalls:
     """The same method called on every rank.
 
-    A rank that died ends the call at once. A rank that only reports a failure ends it when all
-    have answered or, because its peers may now wait for it forever, after a grace.
+    A rank that died ends the call at once, and explains it unless another has told of a failure
+    of its own: one whose memory ran out may take its peers' processes with it. A rank that only
+    reports a failure ends the call when all have answered or, because its peers may now wait for
+    it forever, after a grace.
     """
 
     def __init__(
@@ -56,11 +63,14 @@ class RankCalls:
     @property
     def failure(self) -> AttemptFailure | None:
         """Why the call failed, as soon as that is clear."""
-        if self._death or not self._failures:
-            return self._death
+        if self._death:
+            told = (one for one in self._failures if one.failure in _SURE)
+            return min(told, key=_place, default=self._death)
+        if not self._failures:
+            return None
         if self._ranks and time.monotonic() < self._failed_at_s + PEER_GRACE_S:
             return None
-        return min(self._failures, key=lambda failure: _MOST_TELLING.index(failure.failure))
+        return min(self._failures, key=_place)
 
     def collect(self) -> None:
         """Take in the answers that have arrived; never blocks."""
@@ -82,7 +92,11 @@ class RankCalls:
             self._failures.append(_with_log(reply.end, reply.place))
 
     def _name(self, rank: int) -> str:
-        return f"rank {rank} of {self._gang}" + _where(self._places[rank])
+        return f"rank {rank} of {self._gang}" + where(self._places[rank])
+
+
+def _place(failure: AttemptFailure) -> int:
+    return _MOST_TELLING.index(failure.failure)
 
 
 def explain_death(error: BaseException, who: str) -> AttemptFailure:
@@ -95,7 +109,11 @@ def explain_death(error: BaseException, who: str) -> AttemptFailure:
     if isinstance(error, OutOfMemoryError):
         message = f"Ray ended {who} because its node ran out of memory."
         return AttemptFailure(FailureClass.OUT_OF_MEMORY, message, str(error))
-    message = f"{who[0].upper()}{who[1:]} died: {_reason(error)}"
+    subject = f"{who[0].upper()}{who[1:]}"
+    if was_taken_away(error):
+        message = f"{subject} was lost with its node, which was taken away: {_reason(error)}"
+        return AttemptFailure(FailureClass.PREEMPTED, message, str(error))
+    message = f"{subject} died: {_reason(error)}"
     return AttemptFailure(FailureClass.INFRASTRUCTURE, message, str(error))
 
 
@@ -105,12 +123,13 @@ def _reason(error: BaseException) -> str:
     return reason.split(" Some common causes include")[0]  # the details have all of it
 
 
-def _where(place: RankPlace | None) -> str:
+def where(place: RankPlace | None) -> str:
+    """Return a rank's process and log in brackets; "" while they are not known."""
     if place is None:
         return ""
     return f" (process {place.pid} on {place.node_ip}, log {place.log_path or 'unknown'})"
 
 
 def _with_log(failure: AttemptFailure, place: RankPlace) -> AttemptFailure:
-    details = f"{failure.details.rstrip()}\nLog of{_where(place)}"
+    details = f"{failure.details.rstrip()}\nLog of{where(place)}"
     return AttemptFailure(failure.failure, failure.message, details)

@@ -11,10 +11,13 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.attempts import AttemptFailure, ConnectFunction, ProgressPoint, TrialFunction
-from cluster.calls import RankCalls
+from cluster.calls import RankCalls, where
+from cluster.nodes import draining_nodes
 from cluster.rank import PROGRESS_GROUP, Rank, RankPlace
 from cluster.resources import Strategy, device_of, rank_environment
 from search_spaces.contracts import Compute, FailureClass, TrialRequest, TrialResult
+
+_STACKS_TIMEOUT_S = 2.0  # a process that hangs within a library may not answer at all
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,29 @@ class Gang:
         method = self._ranks[0].progress.options(concurrency_group=PROGRESS_GROUP, name="progress")
         return method.remote(attempt)
 
+    @property
+    def places(self) -> str:
+        """Each rank's process and log, for people."""
+        return "; ".join(f"rank {rank}{where(place)}" for rank, place in enumerate(self._places))
+
+    @property
+    def node_ids(self) -> list[str]:
+        """Nodes of the ranks, as far as they are known."""
+        return [place.node_id for place in self._places if place]
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether a node of it will soon be taken away, so that no other trial should start."""
+        return not draining_nodes().isdisjoint(self.node_ids)
+
+    def stacks(self) -> str:
+        """Return what the ranks are doing; blocks for two seconds where one does not answer."""
+        asked = [
+            rank.stacks.options(concurrency_group=PROGRESS_GROUP).remote() for rank in self._ranks
+        ]
+        ray.wait(asked, num_returns=len(asked), timeout=_STACKS_TIMEOUT_S)
+        return "\n".join(f"Rank {rank}: {_stack(ref)}" for rank, ref in enumerate(asked))
+
     def late_start(self, timeout_s: float) -> AttemptFailure | None:
         """Return the failure of a gang whose processes did not come up in time, if they did not.
 
@@ -184,6 +210,14 @@ class Gang:
             plan.trial_function,
             plan.connect_function,
         )
+
+
+def _stack(ref: ray.ObjectRef) -> str:
+    try:
+        stack: str = ray.get(ref, timeout=0)
+    except ray.exceptions.RayError as error:
+        return f"does not answer ({type(error).__name__})"
+    return f"\n{stack}"
 
 
 def _has_ended(ref: ray.ObjectRef) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -14,23 +15,31 @@ from cluster.attempts import (
     LatestProgress,
     TrialFunction,
     WarmTrials,
+    check_gang,
     connect_rank,
     outcome_of,
     run_attempt,
 )
 from cluster.resources import device_of, rank_environment
+from cluster.watchdog import Watchdog
+from search_spaces.canonical import short
 from search_spaces.contracts import Compute, Outcome, Progress, TrialRequest, TrialResult
 from search_spaces.errors import UserError
+from search_spaces.run_specs import HangLimits
 
 if TYPE_CHECKING:
     from workers.ranks import RankEnv
+
+
+_LOG = logging.getLogger(__name__)
 
 
 class LocalExecutor:
     """An executor with one slot: a thread of this process that does all of the computing.
 
     All trials share that thread, because torch's thread count and DeepSpeed's groups belong to
-    it. A thread cannot be killed: ``close`` ends a running trial at its next report.
+    it. A thread cannot be killed: ``close`` ends a running trial at its next report, and one that
+    hangs is only told of in the log, once; on Ray its gang would be ended and the trial retried.
     """
 
     def __init__(
@@ -38,6 +47,7 @@ class LocalExecutor:
         compute: Compute,
         trial_function: TrialFunction | None = None,
         connect_function: ConnectFunction | None = None,
+        hang_limits: HangLimits | None = None,
     ) -> None:
         """Start nothing yet: torch is imported with the first trial.
 
@@ -45,6 +55,7 @@ class LocalExecutor:
             compute: One rank and its threads.
             trial_function: What is run; None = ``workers.trial.TrialRunner``.
             connect_function: How the rank is prepared; None = ``workers.ranks.connect``.
+            hang_limits: Time without progress after which the log says so.
 
         Raises:
             UserError: More than one rank is asked for.
@@ -65,6 +76,8 @@ class LocalExecutor:
         self._request: TrialRequest | None = None
         self._running: Future[TrialResult | AttemptFailure] | None = None
         self._reporter = LatestProgress()
+        self._limits = hang_limits or HangLimits()
+        self._watchdog: Watchdog | None = None
 
     @property
     def num_slots(self) -> int:
@@ -85,13 +98,11 @@ class LocalExecutor:
         """
         if self._is_closed:
             raise RuntimeError("This executor is closed.")
-        if request.compute != self._compute:
-            raise ValueError(
-                f"The request asks for {request.compute!r}, but this process is {self._compute!r}."
-            )
+        check_gang(request, self._compute)
         if self._request is not None:
             raise RuntimeError("All 1 slot(s) are taken: wait for an outcome.")
         self._request, self._reporter = request, LatestProgress()
+        self._watchdog = Watchdog(self._limits, time.monotonic())
         self._running = self._thread.submit(self._run, request, self._reporter)
 
     def wait(self, timeout_s: float) -> list[Outcome]:
@@ -101,6 +112,7 @@ class LocalExecutor:
             return []
         done, _ = wait([self._running], timeout=timeout_s)
         if not done:
+            self._warn_of_hang(self._request)
             return []
         request, running = self._request, self._running
         self._request = self._running = None
@@ -110,6 +122,12 @@ class LocalExecutor:
     def progress(self) -> list[Progress]:
         """Return how far the running attempt is; never blocks."""
         return [self._reporter.point.of_trial(self._request.spec.key)] if self._request else []
+
+    def cancel(self, trial_key: str) -> None:
+        """Give up the running attempt; what comes next waits until it has ended at a report."""
+        if self._request is not None and self._request.spec.key == trial_key:
+            self._reporter.cancel()
+            self._request = self._running = None
 
     def close(self) -> None:
         """End the running trial at its next report and leave the process group."""
@@ -122,6 +140,18 @@ class LocalExecutor:
         self._request = self._running = None
         for name in self._added_variables:
             os.environ.pop(name, None)
+
+    def _warn_of_hang(self, request: TrialRequest) -> None:
+        stall = self._watchdog and self._watchdog.look(self._reporter.point, time.monotonic())
+        if stall:
+            self._watchdog = None  # once is enough
+            _LOG.warning(
+                "Trial %s %s. Without Ray it is a thread of this process, which cannot be ended "
+                "alone: end the process (id %d) and start it again, or go on waiting.",
+                short(request.spec.key),
+                stall.text,
+                os.getpid(),
+            )
 
     def _run(self, request: TrialRequest, reporter: LatestProgress) -> TrialResult | AttemptFailure:
         if not self._is_connected:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import sys
+import threading
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,6 +36,7 @@ class RankPlace:
     pid: int
     node_ip: str
     log_path: str
+    node_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,17 @@ class Rank:
         """Return how far an attempt is; called in the group ``io``, so even before it begins."""
         return self._progress.point if attempt == self._attempt else ProgressPoint()
 
+    def stacks(self) -> str:
+        """Return what each thread is doing; called in the group ``io`` when a trial hangs."""
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        return "\n".join(
+            f"Thread {names.get(ident, ident)}:\n" + "".join(traceback.format_stack(frame))
+            for ident, frame in sys._current_frames().items()
+        )
+
     def _reply(self, end: TrialResult | AttemptFailure | None) -> RankReply:
-        place = RankPlace(os.getpid(), ray.util.get_node_ip_address(), log_path())
+        node_id = ray.get_runtime_context().get_node_id()
+        place = RankPlace(os.getpid(), ray.util.get_node_ip_address(), log_path(), node_id)
         return RankReply(place, end, self._num_trials, resident_gib())
 
 

@@ -6,7 +6,7 @@ import time
 
 import ray
 
-from cluster.attempts import ConnectFunction, TrialFunction
+from cluster.attempts import ConnectFunction, TrialFunction, check_gang
 from cluster.gang import Gang, GangPlan
 from cluster.resources import plan_gangs
 from cluster.session import Session
@@ -79,10 +79,7 @@ class RayExecutor:
         """
         if self._is_closed:
             raise RuntimeError("This executor is closed.")
-        if request.compute != self._compute:
-            raise ValueError(
-                f"The request asks for {request.compute!r}, but the gangs are {self._compute!r}."
-            )
+        check_gang(request, self._compute)
         free = [slot for slot in self._slots if slot.is_free]
         if not free:
             raise RuntimeError(f"All {self.num_slots} slot(s) are taken: wait for an outcome.")
@@ -103,6 +100,12 @@ class RayExecutor:
         """Return how far the running attempts are known to be; never blocks."""
         points = [slot.progress() for slot in self._slots]
         return [point for point in points if point]
+
+    def cancel(self, trial_key: str) -> None:
+        """Give up a trial's attempt, if there is one: its gang ends, and its resources are free."""
+        for slot in self._slots:
+            if slot.trial_key == trial_key:
+                slot.release()
 
     def close(self) -> None:
         """End all gangs and what they run; may be called twice."""

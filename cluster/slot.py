@@ -8,10 +8,15 @@ from dataclasses import dataclass
 
 import ray
 
-from cluster.attempts import ProgressPoint, outcome_of
+from cluster.attempts import AttemptFailure, ProgressPoint, outcome_of
 from cluster.gang import Gang, take_progress
+from cluster.nodes import with_lost_nodes
+from cluster.watchdog import Watchdog
 from search_spaces.contracts import Outcome, Progress, TrialRequest
+from search_spaces.run_specs import HangLimits
 
+_LOOK_EVERY_S = 5.0  # at a running attempt's progress, unless its limits are shorter
+_DEFAULT_LIMITS = HangLimits()
 _WAITING = ProgressPoint("waiting for resources")
 
 
@@ -25,12 +30,14 @@ class GangLife:
         recycle_after_trials: Trials after which the processes are replaced.
         max_memory_growth: Factor over the memory after the first trial, likewise.
         idle_release_s: Time without a trial after which the resources are given back.
+        hang_limits: Time without progress after which a trial is ended with its gang.
     """
 
     start_timeout_s: float = 600.0
     recycle_after_trials: int = 200
     max_memory_growth: float = 2.0
     idle_release_s: float = 300.0
+    hang_limits: HangLimits = _DEFAULT_LIMITS
 
 
 class Slot:
@@ -45,11 +52,18 @@ class Slot:
         self._since_s = 0.0
         self._progress_ref: ray.ObjectRef | None = None
         self._point = ProgressPoint()
+        self._asked_at_s = 0.0
+        self._watchdog = Watchdog(life.hang_limits, 0.0)
 
     @property
     def is_free(self) -> bool:
         """Whether an attempt can be submitted."""
         return self._request is None
+
+    @property
+    def trial_key(self) -> str | None:
+        """The trial whose attempt it has; None while it is free."""
+        return self._request.spec.key if self._request else None
 
     @property
     def has_gang(self) -> bool:
@@ -79,6 +93,8 @@ class Slot:
     def submit(self, request: TrialRequest) -> None:
         """Run an attempt as soon as the gang is there; never blocks."""
         assert self.is_free
+        if self.is_ready and self._gang and self._gang.is_leaving:
+            self.release()
         self._gang = self._gang or self._new_gang()
         self._request, self._is_started = request, False
         self._since_s = time.monotonic()
@@ -105,13 +121,12 @@ class Slot:
                 self.release()
             return None
         if end is not None:
-            self.release()
-            return outcome_of(request, end)
+            return self._give_up(request, with_lost_nodes(end, gang.node_ids))
         if gang.is_idle and not self._is_started:
             self._start(gang, request)
         elif gang.is_idle:
             return self._finish(gang, request)
-        return None
+        return self._watch(gang, request) if self._is_started else None
 
     def progress(self) -> Progress | None:
         """Return how far the running attempt is known to be, and ask anew; never blocks."""
@@ -119,11 +134,7 @@ class Slot:
             return None
         if not self._gang.is_placed:
             return _WAITING.of_trial(self._request.spec.key)
-        if self._progress_ref and ray.wait([self._progress_ref], timeout=0)[0]:
-            self._point = take_progress(self._progress_ref) or self._point
-            self._progress_ref = None
-        if self._is_started and self._progress_ref is None:
-            self._progress_ref = self._gang.ask_progress(self._request.attempt)
+        self._ask(self._gang, self._request)
         return self._point.of_trial(self._request.spec.key)
 
     def release(self) -> None:
@@ -135,6 +146,31 @@ class Slot:
     def _start(self, gang: Gang, request: TrialRequest) -> None:
         gang.start(request)
         self._is_started = True
+        self._asked_at_s = now_s = time.monotonic()
+        self._watchdog = Watchdog(self._life.hang_limits, now_s)
+
+    def _ask(self, gang: Gang, request: TrialRequest) -> None:
+        """Take in rank 0's last answer and ask for the next; never blocks."""
+        if self._progress_ref and ray.wait([self._progress_ref], timeout=0)[0]:
+            self._point = take_progress(self._progress_ref) or self._point
+            self._progress_ref = None
+        if self._is_started and self._progress_ref is None:
+            self._progress_ref = gang.ask_progress(request.attempt)
+            self._asked_at_s = time.monotonic()
+
+    def _watch(self, gang: Gang, request: TrialRequest) -> Outcome | None:
+        """End an attempt that makes no progress within its phase's limit."""
+        shortest_s = min(limit for _, limit in self._life.hang_limits)
+        if time.monotonic() - self._asked_at_s > min(_LOOK_EVERY_S, shortest_s / 4):
+            self._ask(gang, request)
+        stall = self._watchdog.look(self._point, time.monotonic())
+        if stall is None:
+            return None
+        return self._give_up(request, stall.failure(gang.name, gang.places, gang.stacks()))
+
+    def _give_up(self, request: TrialRequest, end: AttemptFailure) -> Outcome:
+        self.release()
+        return outcome_of(request, end)
 
     def _finish(self, gang: Gang, request: TrialRequest) -> Outcome:
         outcome = outcome_of(request, gang.end)

@@ -1,12 +1,17 @@
-"""The policies that a sweep asks for, and what they leave out in the light of what is stored."""
+"""The policies that a sweep asks for, and what a run would do in the light of what is stored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from orchestrator.adaptive import AdaptiveTransfer
+from orchestrator.plan import Plan, make_plan
 from orchestrator.policies import LadderPolicy, Policy, PolicyGroup
+from orchestrator.requests import compute_of
+from orchestrator.steering import held_back
 from orchestrator.stopping import StopAtFailure
+from orchestrator.store import Store
+from orchestrator.sweep_context import SweepContext
 from orchestrator.transfer_judging import lost_trials
 from search_spaces.contracts import TrialResult
 from search_spaces.sweep import SweepSpec
@@ -38,3 +43,14 @@ def left_out(spec: SweepSpec, trials: Sequence[Trial], read: Read) -> dict[str, 
             if key in found:
                 found.setdefault(trial.key, found[key])
     return found
+
+
+def planned(context: SweepContext, store: Store) -> Plan:
+    """Return what a run would do, without what policies leave out and what people have cancelled.
+
+    Raises:
+        UserError: Store or journal cannot be read.
+    """
+    skipped = left_out(context.spec, context.trials, store.read)
+    skipped |= held_back(context.journal_path, context.trials)
+    return make_plan(context.trials, store, compute_of(context.spec), skipped)

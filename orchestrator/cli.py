@@ -16,19 +16,24 @@ from rich.table import Table
 
 from orchestrator import (
     compare_commands,
+    doctor_commands,
     mask_commands,
     query_commands,
     registry_commands,
+    simulate_command,
+    steering_commands,
     transfer_commands,
+    watch_commands,
 )
-from orchestrator.choices import left_out
+from orchestrator.choices import planned
 from orchestrator.ctrl_c import CtrlC
 from orchestrator.ending import report_folder, show_places, show_verdicts
+from orchestrator.failing import failure_fields, failure_histories
 from orchestrator.journal_lock import has_ended
 from orchestrator.journal_reader import open_reader
 from orchestrator.listeners import SweepOutcome
-from orchestrator.plan import Plan, make_plan
-from orchestrator.requests import compute_of
+from orchestrator.mending import mended
+from orchestrator.plan import Plan
 from orchestrator.screens import plan_summary, show_plan, show_status
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext, journal_path
@@ -80,7 +85,7 @@ def validate(
 def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
     """Show what a run would do to each trial, why, and what it would cost."""
     context = SweepContext.open(sweep)
-    made = _planned(context, Store(context.spec.store))
+    made = planned(context, Store(context.spec.store))
     if as_json:
         typer.echo(json.dumps(_plan_data(made), indent=2))
         return
@@ -88,21 +93,25 @@ def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def run(sweep: SweepPath) -> None:
+def run(
+    sweep: SweepPath,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Take over from a driver that shows no life any more."),
+    ] = False,
+) -> None:
     """Run a sweep on Ray; what is committed already is reused, so the same command resumes."""
     context = SweepContext.open(sweep)
     spec, console = context.spec, Console(emoji=False)
     store = Store(spec.store)
-    made = _planned(context, store)
+    made = mended(context, store, lambda: planned(context, store))
     console.print(plan_summary(made), highlight=False, soft_wrap=True)
-    from orchestrator.finishing import mirror_finished, tracker_of
+    from orchestrator.finishing import mirror_finished, settle, tracker_of
 
     if made.num_run + made.num_wait == 0:
+        settle(context, store)
         files = _show_end(console, context, store, sweep)
-        tracker = tracker_of(context)
-        mirror_finished(context, tracker, store)
-        if files:
-            tracker.log_report(files)
+        mirror_finished(context, tracker_of(context), store, files)
         return
     tracker = tracker_of(context)
     from orchestrator.listeners import ListenerGroup
@@ -117,12 +126,11 @@ def run(sweep: SweepPath) -> None:
     try:
         with CtrlC() as ctrl_c, LiveProgress(console, len(context.trials)) as progress:
             listeners = ListenerGroup([progress, tracking])
-            outcome = run_on_ray(context, listeners, say, ctrl_c.check)
+            outcome = run_on_ray(context, listeners, say, ctrl_c.check, take_over)
     except KeyboardInterrupt:  # while Ray starts: no trial has begun
         say(_go_on(sweep))
         raise typer.Exit(130) from None
-    is_mirrored = tracking.close()
-    if not is_mirrored:
+    if not (is_mirrored := tracking.close()):
         say("Not all results reached MLflow. They are in the store: run the sweep again.")
     if not outcome.cancelled:
         files = _show_end(console, context, store, sweep)
@@ -169,11 +177,12 @@ def status(sweep: SweepPath, as_json: AsJson = False) -> None:
     path = journal_path(load_sweep(sweep))
     with open_reader(path) as reader:
         rows, counts, meta = reader.trials(), reader.counts(), reader.meta()
+        failures = failure_histories(reader.events_of("failed"))
     if as_json:
-        data = [{**vars(row), "state": row.state.value} for row in rows]
+        data = [{**vars(row), **failure_fields(row, failures.get(row.key))} for row in rows]
         typer.echo(json.dumps({"sweep": meta["name"], "trials": data}, indent=2, default=str))
         return
-    show_status(Console(emoji=False), meta["name"], rows, counts, has_ended(path))
+    show_status(Console(emoji=False), meta["name"], rows, counts, has_ended(path), failures)
 
 
 @app.command("explain-key")
@@ -202,7 +211,11 @@ def explain_key(
 
 
 # Listed after the commands above, in this order.
+app.add_typer(watch_commands.app)
+app.add_typer(steering_commands.app)
+app.command()(doctor_commands.doctor)
 app.add_typer(query_commands.app)
+app.command()(simulate_command.simulate)
 app.command()(transfer_commands.transfer)
 app.add_typer(compare_commands.app)
 app.add_typer(registry_commands.app)
@@ -222,11 +235,6 @@ def main() -> None:
     except UserError as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
-
-
-def _planned(context: SweepContext, store: Store) -> Plan:
-    skipped = left_out(context.spec, context.trials, store.read)
-    return make_plan(context.trials, store, compute_of(context.spec), skipped)
 
 
 def _plan_data(made: Plan) -> dict[str, Any]:
@@ -249,7 +257,7 @@ def _show_end(
     """Show verdicts and places, write the report; return its files where they are new."""
     from orchestrator.finishing import ended, report_anew
 
-    results, failed = ended(context, store)
+    results, failed = mended(context, store, lambda: ended(context, store))
     if not results:
         return ()
     rows = show_verdicts(console, context, results, failed)

@@ -24,6 +24,7 @@ CPU_UPDATE_S_PER_WEIGHT = 5e-9  # clipping, AdamW and mask
 GPU_FLOP_PER_S = {"fp32": 55e12, "bf16": 474e12}
 GPU_UPDATE_S_PER_WEIGHT = 9e-12  # weight, gradient and moment traffic of AdamW, modelled
 OVERHEAD_S = 5.0  # load, evaluate and prune, where nothing was measured; a guess
+MODELLED = "modelled from FLOP: nothing measured yet"  # an estimate's basis
 
 SpeedClass = tuple[str, str, int, int, str, str, bool, int, int]
 
@@ -113,7 +114,7 @@ def estimate(spec: TrialSpec, compute: Compute, speeds: Mapping[SpeedClass, Spee
         basis = f"measured in {speed.num_results} result{'s' * (speed.num_results > 1)}"
         return Estimate(num_steps * speed.step_s + speed.overhead_s, basis)
     seconds = num_steps * modelled_step_s(spec, compute) + OVERHEAD_S
-    return Estimate(seconds, "modelled from FLOP: nothing measured yet")
+    return Estimate(seconds, MODELLED)
 
 
 def speed_class(spec: TrialSpec, compute: Compute) -> SpeedClass:

@@ -7,33 +7,37 @@ listener: whatever dies in between, the next run finds the result in the store.
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from orchestrator.advice import Advice
+from orchestrator.failing import failure_transitions
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, Transition
 from orchestrator.listeners import Listener, SweepOutcome
-from orchestrator.policies import Add, Policy
-from orchestrator.retries import RetryBudgets
-from orchestrator.scheduler import Scheduler
+from orchestrator.micro_batches import MicroBatches
+from orchestrator.policies import Policy
+from orchestrator.retries import DEFAULT_RULES, RetryBudgets, RetryRules
+from orchestrator.returned import Returned
+from orchestrator.steered_scheduler import SteeredScheduler
+from orchestrator.steering import Steering
 from orchestrator.store import DamagedArtifactError, Store
+from orchestrator.vitals import LifeSigns, Vitals
 from search_spaces.contracts import (
     Clock,
     Executor,
     Failed,
     FailureClass,
-    Outcome,
     Succeeded,
     TrialRequest,
     TrialResult,
     TrialState,
 )
 from search_spaces.errors import UserError
+from search_spaces.places import masked
 from search_spaces.trial import Trial
 
 WAIT_S = 0.5  # longest time without a look at retries and progress
-HEARTBEAT_S = 5.0
 
 RequestMaker = Callable[[Trial, str], TrialRequest]
 
@@ -49,6 +53,8 @@ def run_sweep(
     clock: Clock,
     make_request: RequestMaker,
     check: Callable[[], None] = lambda: None,
+    rules: RetryRules = DEFAULT_RULES,
+    may_start: Callable[[], bool] = lambda: True,
 ) -> SweepOutcome:
     """Run every trial that the store does not hold yet.
 
@@ -64,7 +70,10 @@ def run_sweep(
         clock: Seconds since the epoch.
         make_request: Turns a trial and an attempt's name into a request; a UserError that it
             raises fails the trial.
-        check: Called in every round of the loop; may raise KeyboardInterrupt to stop the sweep.
+        check: Called in every round of the loop; may raise KeyboardInterrupt to stop the sweep,
+            or a UserError to end it at once.
+        rules: How trials are tried again, beside how often.
+        may_start: Whether trials may be started at the moment.
 
     Returns:
         How it ended. After a KeyboardInterrupt ``cancelled`` is True and nothing that was
@@ -87,6 +96,8 @@ def run_sweep(
             clock=clock,
             make_request=make_request,
             check=check,
+            rules=rules,
+            may_start=may_start,
         )
         try:
             drive.reuse_committed()
@@ -96,6 +107,7 @@ def run_sweep(
     finally:
         executor.close()
     outcome = drive.outcome()
+    journal.end(clock())
     listener.finished(outcome)
     return outcome
 
@@ -119,12 +131,18 @@ class _Drive:
     clock: Clock
     make_request: RequestMaker
     check: Callable[[], None]
+    rules: RetryRules
+    may_start: Callable[[], bool]
 
     def __post_init__(self) -> None:
-        self._scheduler = Scheduler(self.graph, self.budgets)
-        self._inbox: deque[Outcome] = deque()  # returned by the executor, not yet dealt with
+        self._scheduler = SteeredScheduler(self.graph, self.budgets, self.rules)
+        self._batches = MicroBatches(is_fixed=self.rules.strict_numerics)
+        self._steering = Steering(self.graph, self._scheduler, self.journal, self.executor)
+        self._advice = Advice(self.graph, self._scheduler, self.journal, self.policy)
+        self._vitals = Vitals(self.graph, self._scheduler, self.executor)
+        self._life_signs = LifeSigns(self._vitals, self.executor, self.journal, self.listener)
+        self._returned = Returned(self.journal, self.clock)
         self._num_running = 0
-        self._next_heartbeat = self._next_progress = 0.0
         self._cancelled = False
 
     def reuse_committed(self) -> None:
@@ -137,27 +155,32 @@ class _Drive:
                 result = committed[key].result
                 self.listener.reused(self.graph[key], result)
                 self._consult(key, result)
+        self._steering.restore(self.clock())
 
     def run(self) -> None:
         """Go on until no trial is pending or running."""
+        self._steer()  # also where nothing is open: a command may reopen it
         while not self._scheduler.is_finished:
             self.check()
+            self._steer()
             self._start_ready()
             if not self._scheduler.is_finished:
                 wakeup_s = self._scheduler.next_wakeup(self.clock())
-                timeout_s = WAIT_S if wakeup_s is None else min(WAIT_S, wakeup_s)
-                self._inbox.extend(self.executor.wait(timeout_s))
-                self._empty_inbox()
-                self._show_life()
+                patience_s = WAIT_S if wakeup_s is None else min(WAIT_S, wakeup_s)
+                self._returned.put(self.executor.wait(patience_s))
+                self._deal_with_returned()
+                self._life_signs.show(self.clock())
 
     def cancel(self) -> None:
         """Keep what has finished, then give up the rest."""
         self._cancelled = True
-        self._inbox.extend(self.executor.wait(0))
-        self._empty_inbox()
+        self._returned.put(self.executor.wait(0))
+        self._deal_with_returned()
         self.executor.close()
-        given_up = self._scheduler.cancel()
-        self._record(Transition(key, TrialState.CANCELLED, "cancelled") for key in given_up)
+        self._scheduler.cancel()
+        # The interrupt may have come between scheduler and journal: its rows are what must end.
+        left = [row.key for row in self.journal.trials() if not row.state.is_finished]
+        self._record(Transition(key, TrialState.CANCELLED, "cancelled") for key in left)
 
     def outcome(self) -> SweepOutcome:
         """Return how the sweep ended."""
@@ -167,20 +190,25 @@ class _Drive:
 
     def _start_ready(self) -> None:
         """Fill the free slots; a trial that another sweep has committed meanwhile is reused."""
-        while (num_free := self.executor.num_slots - self._num_running) > 0:
-            ready = self._scheduler.ready(self.clock(), num_free)
-            if not ready:
-                return
+        # Asked also while nothing may start: else a retry that is due would end every wait.
+        while ready := self._scheduler.ready(self.clock(), self._num_free):
             for key in ready:
+                if self._scheduler.state(key) is not TrialState.PENDING:
+                    continue  # what was reused just now made a policy skip it
                 record = self.store.record(key)
                 if record and not self.store.missing(record, self.graph[key].outputs):
                     self._reuse(key, record.result)
                 else:
                     self._start(key)
 
+    @property
+    def _num_free(self) -> int:
+        """Number of attempts that may be started now."""
+        is_held = self._steering.is_paused or not self.may_start()
+        return 0 if is_held else max(0, self.executor.num_slots - self._num_running)
+
     def _reuse(self, key: str, result: TrialResult) -> None:
-        done = _done(key, "reused", result)
-        self._record([done])
+        self._record([Transition.done(key, "reused", result)])
         self._scheduler.reuse(key)
         self.listener.reused(self.graph[key], result)
         self._consult(key, result)
@@ -188,28 +216,28 @@ class _Drive:
     def _start(self, key: str) -> None:
         trial = self.graph[key]
         attempt = new_attempt(self.journal.num_attempts(key) + 1)
-        payload = {"attempt": attempt}
-        self._record([Transition(key, TrialState.RUNNING, "started", payload=payload)])
+        note = self._batches.note(key)
+        payload = {"attempt": attempt} | ({"note": note} if note else {})
+        self._record([Transition(key, TrialState.RUNNING, "started", note, payload=payload)])
         self._scheduler.start(key, attempt)
+        self._returned.expect(key, attempt)
         self._num_running += 1
         try:
-            request = self.make_request(trial, attempt)
+            request = self._batches.fit(self.make_request(trial, attempt))
         except UserError as error:
             self._fail(key, attempt, FailureClass.USER_ERROR, str(error))
             return
         self.executor.submit(request)
+        self._vitals.compute = request.compute
         self.listener.started(trial, attempt)
 
-    def _empty_inbox(self) -> None:
-        """Deal with every outcome; one whose handling was interrupted is dealt with again."""
-        while self._inbox:
-            outcome = self._inbox[0]
-            if self._scheduler.state(outcome.trial_key) is TrialState.RUNNING:
-                if isinstance(outcome, Succeeded):
-                    self._keep(outcome)
-                else:
-                    self._note_failure(outcome)
-            self._inbox.popleft()
+    def _deal_with_returned(self) -> None:
+        """Deal with every awaited outcome."""
+        for outcome in self._returned.awaited(self._scheduler.state):
+            if isinstance(outcome, Succeeded):
+                self._keep(outcome)
+            else:
+                self._note_failure(outcome)
 
     def _keep(self, outcome: Succeeded) -> None:
         """Commit a result and release the trial's children, or fail the attempt."""
@@ -227,7 +255,7 @@ class _Drive:
             return
         # Where another attempt was committed first, its scores count and not this one's.
         result = self.store.read(key) or outcome.result
-        self._record([_done(key, "succeeded", result)])
+        self._record([Transition.done(key, "succeeded", result)])
         self._num_running -= 1
         self._scheduler.succeed(key)
         self.listener.succeeded(trial, result)
@@ -237,24 +265,15 @@ class _Drive:
         self._note_failure(Failed(trial_key=key, attempt=attempt, failure=failure, message=message))
 
     def _note_failure(self, failed: Failed) -> None:
-        key, trial = failed.trial_key, self.graph[failed.trial_key]
+        key, failure, trial = failed.trial_key, failed.failure, self.graph[failed.trial_key]
         self._num_running -= 1
-        decision = self._scheduler.fail(key, failed.failure, failed.message, self.clock())
-        payload = failed.model_dump(mode="json", exclude={"trial_key"})
-        payload |= {"will_retry": decision.will_retry, "not_before": decision.not_before}
-        state = self._scheduler.state(key)
-        reached = f"{trial.main_role.label} failed: {failed.message}"
-        self._record(
-            [
-                Transition(key, state, "failed", message=failed.message, payload=payload),
-                *(
-                    Transition(
-                        child, TrialState.BLOCKED, "blocked", reached, payload={"cause": key}
-                    )
-                    for child in decision.blocked
-                ),
-            ]
-        )
+        message = masked(self._batches.explain(key, failure, failed.message))
+        may_retry = self._batches.can_shrink(key, failure)
+        decision = self._scheduler.fail(key, failure, message, self.clock(), may_retry)
+        note = self._batches.shrink(key, failure) if decision.will_retry else ""
+        said = f"{message} Next: {note}." if note else message
+        failed = failed.model_copy(update={"message": said, "details": masked(failed.details)})
+        self._record(failure_transitions(trial, failed, decision, note))
         self.listener.failed(trial, failed, decision.will_retry)
         cause = self._scheduler.cause(key)
         for child in decision.blocked:
@@ -262,39 +281,19 @@ class _Drive:
             self.listener.blocked(self.graph[child], cause)
 
     def _consult(self, key: str, result: TrialResult) -> None:
-        """Let the policy add and skip trials in the light of a result."""
-        events = self.policy.on_result(self.graph, self._scheduler, self.graph[key], result)
-        for event in events:
-            if isinstance(event, Add):
-                added = self._scheduler.add(event.trial)
-                self.journal.add(added, event.trial, event.reason, self.clock())
-                if cause := self._scheduler.cause(added):
-                    state = self._scheduler.state(added)
-                    self._record([Transition(added, state, state.lower(), cause.message)])
-            elif self._scheduler.state(event.key) is TrialState.PENDING:  # one may skip another
-                skipped = self._scheduler.skip(event.key, event.reason)
-                self._record(
-                    Transition(k, TrialState.SKIPPED, "skipped", event.reason) for k in skipped
-                )
+        self._vitals.note(key, result)
+        self._advice.take(key, result, self.clock())
 
-    def _show_life(self) -> None:
-        now = self.clock()
-        if now >= self._next_progress:
-            self._next_progress = now + WAIT_S
-            self.listener.progress(self.executor.progress())
-        if now >= self._next_heartbeat:
-            self._next_heartbeat = now + HEARTBEAT_S
-            self.journal.heartbeat(now)
+    def _steer(self) -> None:
+        """Do what people have asked for since the last look; may raise KeyboardInterrupt."""
+        effects = self._steering.look(self.clock())
+        self._num_running -= effects.num_ended
+        for text in effects.said:
+            self.listener.steered(text)
+        if effects.reopened:  # what a policy would have skipped may be among it
+            self._advice.take_again(self.store.read, self.clock())
+        if effects.stop:
+            raise KeyboardInterrupt
 
     def _record(self, transitions: Iterable[Transition]) -> None:
         self.journal.record(transitions, self.clock())
-
-
-def _done(key: str, event: str, result: TrialResult) -> Transition:
-    return Transition(
-        key,
-        TrialState.SUCCEEDED,
-        event,
-        seconds=result.seconds.get("total"),
-        payload={"attempt": result.attempt},
-    )

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from orchestrator.choices import policy_of
+from orchestrator.driver import run_sweep
+from orchestrator.journal import Journal
 from orchestrator.journal_reader import open_reader
 from orchestrator.judging import judge_sweep
+from orchestrator.listeners import SilentListener
 from orchestrator.registering import register_winners
+from orchestrator.requests import request_maker
+from orchestrator.retries import DEFAULT_BUDGETS
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from orchestrator.tracking import MlflowTracker, experiment_of
 from orchestrator.transfer_judging import judge_transfers
 from search_spaces.canonical import content_key
-from search_spaces.contracts import TrialResult, TrialState
+from search_spaces.contracts import Outcome, Progress, TrialRequest, TrialResult, TrialState
+from search_spaces.errors import UserError
 from search_spaces.loading import show
 
 _MADE_OF = ".made-of.json"  # in a report's folder: what the report there says
@@ -42,8 +51,76 @@ def ended(context: SweepContext, store: Store) -> tuple[dict[str, TrialResult], 
     return results, {key: why for key, why in failed.items() if key not in results}
 
 
-def mirror_finished(context: SweepContext, tracker: MlflowTracker, store: Store) -> None:
-    """Bring MLflow up to date with a sweep that has nothing left to run."""
+class _NoSlots:
+    """An executor on which nothing starts."""
+
+    num_slots: int = 0
+    description: str = "nowhere"
+
+    def submit(self, request: TrialRequest) -> None:
+        raise RuntimeError("There is no slot.")
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        return []
+
+    def progress(self) -> list[Progress]:
+        return []
+
+    def cancel(self, trial_key: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def settle(context: SweepContext, store: Store) -> None:
+    """Let the journal of a sweep that has nothing left to run say so.
+
+    Its last driver may have died after it committed a result and before it wrote that down, and
+    another sweep may have committed what this one had still to do.
+    """
+    if not context.journal_path.exists() or _is_settled(context.journal_path, store):
+        return
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with (
+        suppress(UserError),  # another process writes it: that one tells how the sweep ends
+        Journal.open(context.journal_path, context.info, time.time()) as journal,
+    ):
+        run_sweep(
+            context.trials,
+            store,
+            journal,
+            _NoSlots(),
+            policy_of(context.spec, context.trials, store.read),
+            DEFAULT_BUDGETS,
+            SilentListener(),
+            time.time,
+            request_maker(context.spec, context.models, context.tasks, store, context.cache),
+            stop,
+        )
+
+
+def _is_settled(path: Path, store: Store) -> bool:
+    """Whether a journal has no open trial, and lacks no result of the store."""
+    with open_reader(path) as reader:
+        left = [row for row in reader.trials() if row.state is not TrialState.SUCCEEDED]
+    return not any(not row.state.is_finished or store.read(row.key) for row in left)
+
+
+def mirror_finished(
+    context: SweepContext, tracker: MlflowTracker, store: Store, files: Sequence[Path] = ()
+) -> None:
+    """Bring MLflow up to date with a sweep that has nothing left to run.
+
+    Args:
+        context: The sweep.
+        tracker: Its mirror.
+        store: Has the results.
+        files: Its report, where that is new.
+    """
     results, failed = ended(context, store)
     tracker.catch_up(context.trials, store)
     spec, trials = context.spec, context.trials
@@ -52,6 +129,8 @@ def mirror_finished(context: SweepContext, tracker: MlflowTracker, store: Store)
     tracker.log_verdicts(judged, spec.verdict.rule, spec.replicate, transfers)
     tracker.finish(succeeded=True)
     register_winners(tracker, spec, trials, results, judged, store)
+    if files:
+        tracker.log_report(files)
 
 
 def report_anew(

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from orchestrator.storage import Storage
 from search_spaces.canonical import content_key, short
-from search_spaces.contracts import ArtifactRef
+from search_spaces.contracts import ArtifactRef, below
 from search_spaces.given import GivenSource
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def given_ref(store_uri: str, mask_sha256: str) -> ArtifactRef | None:
     storage, path = Storage(store_uri), _mask_path(mask_sha256)
     if storage.sizes([path]) == [None]:
         return None
-    return ArtifactRef(uri=f"{storage.uri}/{path}", sha256=storage.sha256(path))
+    return ArtifactRef(uri=below(storage.uri, path), sha256=storage.sha256(path))
 
 
 def keep_mask(store_uri: str, mask_sha256: str, data: bytes) -> None:
@@ -90,7 +90,7 @@ def _withdraw(storage: Storage, path: str) -> None:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
     place = f"quarantine/{path.replace('/', '-')}-{stamp}"
     if storage.move(path, place):
-        _log.warning("%s/%s is damaged. Moved to %s.", storage.uri, path, place)
+        _log.warning("%s is damaged. Moved to %s.", storage.shown(path), place)
 
 
 def _mask_path(mask_sha256: str) -> str:

@@ -17,27 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.graph import TrialGraph
+from orchestrator.journal_file import JOURNAL_SCHEMA, explained
 from orchestrator.journal_lock import JournalLock
-from orchestrator.journal_reader import (
-    JOURNAL_SCHEMA,
-    JournalReader,
-    explained,
-    open_reader,
-    require_schema,
-)
+from orchestrator.journal_opening import open_database
+from orchestrator.journal_reader import JournalReader, open_reader
 from orchestrator.store import CommittedTrial, Store
-from search_spaces.contracts import TrialState
+from search_spaces.contracts import TrialResult, TrialState
 from search_spaces.trial import Trial
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS trial (
-    key TEXT PRIMARY KEY, label TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL,
-    attempts INTEGER NOT NULL, message TEXT NOT NULL, seconds REAL, updated_at REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS event (
-    id INTEGER PRIMARY KEY, at REAL NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL,
-    payload TEXT NOT NULL);
-"""
 _REGISTER = """
 INSERT INTO trial VALUES (?, ?, ?, ?, 0, '', ?, ?)
 ON CONFLICT (key) DO UPDATE SET label = excluded.label, kind = excluded.kind,
@@ -66,6 +53,17 @@ class Transition:
     seconds: float | None = None
     payload: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def done(cls, key: str, event: str, result: TrialResult) -> Transition:
+        """Return the transition of a trial whose result is in the store."""
+        return cls(
+            key,
+            TrialState.SUCCEEDED,
+            event,
+            seconds=result.seconds.get("total"),
+            payload={"attempt": result.attempt},
+        )
+
 
 class Journal(JournalReader):
     """Writes a journal; there is one of these for each path at any time.
@@ -82,10 +80,11 @@ class Journal(JournalReader):
         """Open a journal for writing, made if need be, and take its lock.
 
         Trials that a crashed predecessor left RUNNING become PENDING, with an event
-        ``interrupted``.
+        ``interrupted``. A damaged journal is moved aside, with a warning and an event
+        ``rebuilt``, and begun anew: the store has the results, :meth:`rebuild` brings them back.
 
         Raises:
-            UserError: When another process writes it, it is damaged, or of another version.
+            UserError: When another process writes it, or it is of another program or version.
         """
         path = Path(path)
         with explained(path):
@@ -93,14 +92,15 @@ class Journal(JournalReader):
             lock = JournalLock(path)
         try:
             with explained(path):
-                database = sqlite3.connect(path)
-                database.execute("PRAGMA journal_mode = WAL")
-                database.execute("PRAGMA synchronous = FULL")
-                database.executescript(_TABLES)
-            journal = cls(path, database, lock)
-            journal._begin(sweep, now)
+                database, mishap = open_database(path)
         except BaseException:
             lock.close()
+            raise
+        journal = cls(path, database, lock)
+        try:
+            journal._begin(sweep, now, mishap)
+        except BaseException:
+            journal.close()
             raise
         return journal
 
@@ -113,19 +113,7 @@ class Journal(JournalReader):
         """Write some trials' new states and their events, all or none of them."""
         with self._transaction():
             for change in transitions:
-                self._event(now, change.key, change.event, change.payload)
-                self._database.execute(
-                    "UPDATE trial SET state = ?, message = ?, seconds = ?, updated_at = ?, "
-                    "attempts = attempts + ? WHERE key = ?",
-                    (
-                        change.state.value,
-                        change.message,
-                        change.seconds,
-                        now,
-                        int(change.event == "started"),
-                        change.key,
-                    ),
-                )
+                self._change(change, now)
 
     def add(self, key: str, trial: Trial, reason: str, now: float) -> None:
         """Write that a policy added a trial."""
@@ -133,10 +121,52 @@ class Journal(JournalReader):
             self._database.execute(_REGISTER, _row(key, trial, None, now))
             self._event(now, key, "added", {"reason": reason})
 
+    def note(self, key: str, kind: str, payload: Mapping[str, Any], now: float) -> None:
+        """Write an event that changes no trial's state."""
+        with self._transaction():
+            self._event(now, key, kind, payload)
+
     def heartbeat(self, now: float) -> None:
         """Write that the orchestrator is alive."""
         with self._transaction():
             self._set_meta({"heartbeat": now})
+
+    def show_life(self, vitals: Mapping[str, Any], now: float) -> None:
+        """Write that the orchestrator is alive, and how the running attempts get on.
+
+        Args:
+            vitals: Plain data in place of what was told before; see `orchestrator.vitals`.
+            now: Seconds since the epoch.
+        """
+        with self._transaction():
+            self._set_meta({"heartbeat": now, "vitals": json.dumps(dict(vitals))})
+
+    def obey(
+        self,
+        answer: Mapping[str, Any],
+        transitions: Iterable[Transition],
+        now: float,
+        paused: bool | None = None,
+    ) -> None:
+        """Write what a command led to, all of it or nothing.
+
+        Args:
+            answer: The command and its answer; a later run finds its ``id`` here.
+            transitions: Trials' new states.
+            now: Seconds since the epoch.
+            paused: Whether the sweep is paused from now on; None leaves that as it is.
+        """
+        with self._transaction():
+            self._event(now, "", "command", answer)
+            for change in transitions:
+                self._change(change, now)
+            if paused is not None:
+                self._set_meta({"paused": int(paused)})
+
+    def end(self, now: float) -> None:
+        """Write that the orchestrator stops of its own accord."""
+        with self._transaction():
+            self._set_meta({"ended_at": now})
 
     def rebuild(self, graph: TrialGraph, store: Store, now: float) -> dict[str, CommittedTrial]:
         """Make the rows those of the graph, with the states that the store proves.
@@ -172,11 +202,11 @@ class Journal(JournalReader):
     def __enter__(self) -> Journal:
         return self
 
-    def _begin(self, sweep: SweepInfo, now: float) -> None:
+    def _begin(self, sweep: SweepInfo, now: float, mishap: Mapping[str, str]) -> None:
         before = self.meta()
-        if before:
-            require_schema(self)
         with self._transaction():
+            if mishap:
+                self._event(now, "", "rebuilt", mishap)
             if before and before["sweep_hash"] != sweep.sweep_hash:
                 hashes = {"from": before["sweep_hash"], "to": sweep.sweep_hash}
                 self._event(now, "", "sweep_changed", hashes)
@@ -189,6 +219,7 @@ class Journal(JournalReader):
                     "pid": os.getpid(),
                     "host": socket.gethostname(),
                     "started_at": now,
+                    "ended_at": "-inf",  # a clock set back must not make this run an ended one
                     "heartbeat": now,
                 }
             )
@@ -201,6 +232,21 @@ class Journal(JournalReader):
         self._database.execute(
             "UPDATE trial SET state = ?, updated_at = ? WHERE state = ?",
             (TrialState.PENDING.value, now, *running),
+        )
+
+    def _change(self, change: Transition, now: float) -> None:
+        self._event(now, change.key, change.event, change.payload)
+        self._database.execute(
+            "UPDATE trial SET state = ?, message = ?, seconds = ?, updated_at = ?, "
+            "attempts = attempts + ? WHERE key = ?",
+            (
+                change.state.value,
+                change.message,
+                change.seconds,
+                now,
+                int(change.event == "started"),
+                change.key,
+            ),
         )
 
     def _set_meta(self, values: Mapping[str, object]) -> None:

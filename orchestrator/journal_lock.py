@@ -9,6 +9,7 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
+from orchestrator.processes import beginning, is_gone, this_machine
 from search_spaces.errors import UserError
 
 
@@ -32,6 +33,9 @@ class JournalLock:
             holder = self._file.read()
             self._file.close()
             raise UserError(_refusal(journal_path, holder)) from None
+        except OSError:  # a file system without locks
+            self._file.close()
+            raise
         self._file.truncate(0)
         self._file.write(json.dumps(_own_description()))
         self._file.flush()
@@ -42,26 +46,43 @@ class JournalLock:
 
 
 def has_ended(journal_path: Path) -> bool:
-    """Return whether the last writer is known to be gone: a process of this host that is no more.
+    """Return whether the last writer is known to be gone: a process of this machine, no more.
 
     Looks at the lock without taking it, so that no run is disturbed.
     """
     path = journal_path.with_name(f"{journal_path.name}.lock")
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
-        if holder["host"] != socket.gethostname():
-            return False
-        os.kill(int(holder["pid"]), 0)
-    except ProcessLookupError:
-        return True
+        return is_gone(holder["machine"], int(holder["pid"]), holder["pid_started"])
     except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def is_held(journal_path: Path) -> bool:
+    """Return whether a process holds the lock now.
+
+    Unlike the process's number in the file this cannot be somebody else's by chance, but it takes
+    a shared lock for an instant, in which a run that begins is refused: only for who must know.
+    """
+    try:
+        with open(journal_path.with_name(f"{journal_path.name}.lock"), encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
         return False
     return False
 
 
 def _own_description() -> dict[str, str | int]:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    return {
+        "pid": os.getpid(),
+        "pid_started": beginning(os.getpid()),
+        "host": socket.gethostname(),
+        "machine": this_machine(),
+        "since": since,
+    }
 
 
 def _refusal(journal_path: Path, holder: str) -> str:

@@ -60,6 +60,9 @@ class Listener(Protocol):
     def progress(self, progress: list[Progress]) -> None:
         """How far the running attempts are, about twice a second."""
 
+    def steered(self, text: str) -> None:
+        """Somebody has paused, resumed, cut or stopped the sweep; the text is for people."""
+
     def finished(self, outcome: SweepOutcome) -> None:
         """The sweep has ended."""
 
@@ -83,6 +86,9 @@ class SilentListener:
         """Do nothing."""
 
     def progress(self, progress: list[Progress]) -> None:
+        """Do nothing."""
+
+    def steered(self, text: str) -> None:
         """Do nothing."""
 
     def finished(self, outcome: SweepOutcome) -> None:
@@ -121,6 +127,10 @@ class ListenerGroup:
     def progress(self, progress: list[Progress]) -> None:
         """Tell all."""
         self._tell("progress", progress)
+
+    def steered(self, text: str) -> None:
+        """Tell all."""
+        self._tell("steered", text)
 
     def finished(self, outcome: SweepOutcome) -> None:
         """Tell all."""

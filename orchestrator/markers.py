@@ -77,7 +77,7 @@ def _verified_body(data: bytes) -> Any:
         schema, body = envelope["schema"], envelope["body"]
         named = (envelope["num_bytes"], envelope["sha256"])
         text = _text(body)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedMarkerError("it is cut or not a marker") from error
     if (len(text), hashlib.sha256(text).hexdigest()) != named:
         raise DamagedMarkerError("its content has not the sha256 that it names")

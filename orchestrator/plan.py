@@ -19,6 +19,7 @@ from orchestrator.costs import (
 )
 from orchestrator.graph import TrialGraph
 from orchestrator.simulate import simulate_wall_s
+from orchestrator.simulated_figures import critical_path
 from orchestrator.store import CommittedTrial, Store
 from search_spaces.contracts import Compute
 from search_spaces.trial import Trial
@@ -98,12 +99,7 @@ class Plan:
     @property
     def critical_path_s(self) -> float:
         """Estimated seconds of the longest chain: no number of slots is quicker."""
-        seconds = self._seconds()
-        ends: dict[str, float] = {}
-        for key in self.graph.topological_order():
-            begin = max((ends[parent] for parent in self.graph.parents(key)), default=0.0)
-            ends[key] = begin + seconds.get(key, 0.0)
-        return max(ends.values(), default=0.0)
+        return critical_path(self.graph, self._seconds())[0]
 
     @property
     def bases(self) -> dict[str, int]:

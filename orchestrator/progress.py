@@ -30,6 +30,7 @@ class LiveProgress(SilentListener):
     def __init__(self, console: Console, num_trials: int) -> None:
         self._console = console
         self._labels: dict[str, str] = {}
+        self._counted: set[str] = set()  # a failed trial that people reopen ends twice
         self._bar = Bar(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -62,11 +63,11 @@ class LiveProgress(SilentListener):
     def succeeded(self, trial: Trial, result: TrialResult) -> None:
         """Count it and print its scores."""
         self._say(trial, f"[green]done[/]  {_scores(result)}  {result.seconds['total']:.1f} s")
-        self._bar.advance(self._task)
+        self._count(trial)
 
     def reused(self, trial: Trial, result: TrialResult) -> None:
         """Count it."""
-        self._bar.advance(self._task)
+        self._count(trial)
 
     def failed(self, trial: Trial, failed: Failed, will_retry: bool) -> None:
         """Print why, and whether it is tried again."""
@@ -74,12 +75,12 @@ class LiveProgress(SilentListener):
         said = escape(failed.message)  # brackets in it are no markup
         self._say(trial, f"[red]failed[/] ({failed.failure}, {end}): {said}")
         if not will_retry:
-            self._bar.advance(self._task)
+            self._count(trial)
 
     def blocked(self, trial: Trial, cause: Cause) -> None:
         """Print what blocks it."""
         self._say(trial, f"[yellow]blocked[/] by {short(cause.key)}: {escape(cause.message)}")
-        self._bar.advance(self._task)
+        self._count(trial)
 
     def progress(self, progress: list[Progress]) -> None:
         """Show what is running."""
@@ -87,12 +88,21 @@ class LiveProgress(SilentListener):
         for item in progress:
             name = self._labels.get(item.trial_key, short(item.trial_key))
             steps = f"{item.step}/{item.num_steps} steps" if item.num_steps else ""
-            loss = f"loss {item.loss:.3f}" if item.step else ""
+            loss = f"loss {item.loss:.3f}" if item.loss else ""
             table.add_row("  running", escape(name), item.phase, steps, loss)
         self._live.update(Group(self._bar, table))
 
+    def steered(self, text: str) -> None:
+        """Print what somebody has asked for and what came of it."""
+        self._console.print(f"[bold]{escape(text)}[/]", highlight=False, soft_wrap=True)
+
     def finished(self, outcome: SweepOutcome) -> None:
         """Nothing: the command prints the summary."""
+
+    def _count(self, trial: Trial) -> None:
+        if trial.key not in self._counted:
+            self._counted.add(trial.key)
+            self._bar.advance(self._task)
 
     def _say(self, trial: Trial, text: str) -> None:
         label = escape(f"{trial.main_role.label:<44}")

@@ -11,6 +11,7 @@ from search_spaces.canonical import short
 from search_spaces.contracts import ArtifactRef, Compute, TrialRequest, attempt_folder
 from search_spaces.errors import UserError
 from search_spaces.models import ModelFacts
+from search_spaces.places import masked
 from search_spaces.resolve import TaskFacts
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import (
@@ -82,7 +83,7 @@ def _mask_file(spec: TrialSpec, store: Store) -> ArtifactRef | None:
         found = given_ref(store.uri, spec.mask.mask_sha256)
         if found is None:
             raise UserError(
-                f"The store {store.uri} has no file of the given mask "
+                f"The store {masked(store.uri)} has no file of the given mask "
                 f"{short(spec.mask.mask_sha256)}. 'tickets run' of its sweep copies it there."
             )
         return found

@@ -9,14 +9,16 @@ from pathlib import Path
 
 from cluster.ray_executor import RayExecutor
 from cluster.session import Session
+from cluster.slot import GangLife
 from orchestrator.choices import policy_of
 from orchestrator.driver import run_sweep
 from orchestrator.journal import Journal
+from orchestrator.lease import Lease
 from orchestrator.listeners import Listener, SweepOutcome
 from orchestrator.requests import compute_of, request_maker
+from orchestrator.retries import RetryRules, budgets_of
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
-from search_spaces.contracts import FailureClass
 from search_spaces.errors import UserError
 
 
@@ -25,6 +27,7 @@ def run_on_ray(
     listener: Listener,
     announce: Callable[[str], None],
     check: Callable[[], None],
+    take_over: bool = False,
 ) -> SweepOutcome:
     """Run all of a sweep's trials on the Ray cluster of RAY_ADDRESS, or on a local one.
 
@@ -33,40 +36,47 @@ def run_on_ray(
         listener: Told of every change.
         announce: Told where things are.
         check: Called in every round of the driver's loop; may raise KeyboardInterrupt.
+        take_over: Take the sweep over from a driver that shows no life any more.
 
     Raises:
-        UserError: Another process runs the sweep, or store or cluster cannot be used.
+        UserError: Another process runs the sweep or takes it over, or store or cluster cannot
+            be used.
     """
     spec, compute = context.spec, compute_of(context.spec)
     store = Store(spec.store)
-    retries = spec.retries
-    budgets = {
-        FailureClass.ERROR: retries.error,
-        FailureClass.OUT_OF_MEMORY: retries.out_of_memory,
-        FailureClass.DIVERGED: retries.diverged,
-        FailureClass.INFRASTRUCTURE: retries.infrastructure,
-    }
     make_request = request_maker(spec, context.models, context.tasks, store, context.cache)
-    store.check_writable()
     context.given.keep(spec)
-    with Journal.open(context.journal_path, context.info, time.time()) as journal, Session() as ray:
-        if ray.is_multi_node and "://" not in spec.store:
-            refuse_unshared(ray, Path(spec.store).absolute())
+    info = context.info
+    with (
+        Lease.acquire(store.uri, info.name, info.sweep_hash, take_over, announce) as lease,
+        Journal.open(context.journal_path, info, time.time()) as journal,
+        Session() as ray,
+    ):
+        if ray.is_multi_node and store.folder:
+            refuse_unshared(ray, store.folder)
         announce(f"Ray: {ray.description}  dashboard: {ray.dashboard_url or 'not started'}")
         wanted = None if spec.resources.gangs == "auto" else spec.resources.gangs
-        executor = RayExecutor(ray, compute, wanted)
+        life = GangLife(hang_limits=spec.retries.hang_after_s)
+        executor = RayExecutor(ray, compute, wanted, life)
         return run_sweep(
             context.trials,
             store,
             journal,
             executor,
             policy_of(spec, context.trials, store.read),
-            budgets,
+            budgets_of(spec.retries),
             listener,
             time.time,
             make_request,
-            check,
+            lambda: _check_both(lease, check),
+            RetryRules.of(spec.retries),
+            lambda: lease.is_current,
         )
+
+
+def _check_both(lease: Lease, check: Callable[[], None]) -> None:
+    check()
+    lease.check()
 
 
 def refuse_unshared(ray: Session, folder: Path) -> None:

@@ -7,15 +7,23 @@ machine therefore serves a cluster and a simulated clock.
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, insort
 from collections import Counter
 
 from orchestrator.costs import trial_flops
 from orchestrator.graph import TrialGraph
-from orchestrator.retries import DEFAULT_BUDGETS, Cause, Decision, RetryBudgets, backoff_s
+from orchestrator.retries import (
+    DEFAULT_BUDGETS,
+    DEFAULT_RULES,
+    Cause,
+    Decision,
+    RetryBudgets,
+    RetryRules,
+)
 from search_spaces.canonical import short
 from search_spaces.contracts import FailureClass, TrialState
 from search_spaces.trial import Trial
+
+_Offer = tuple[float, int, str]  # of a ready trial: minus its chain, place in the order, key
 
 
 class SchedulerError(ValueError):
@@ -29,9 +37,15 @@ class Scheduler:
     first, then by the order in which the trials were given.
     """
 
-    def __init__(self, graph: TrialGraph, budgets: RetryBudgets = DEFAULT_BUDGETS) -> None:
+    def __init__(
+        self,
+        graph: TrialGraph,
+        budgets: RetryBudgets = DEFAULT_BUDGETS,
+        rules: RetryRules = DEFAULT_RULES,
+    ) -> None:
         self._graph = graph
         self._budgets = budgets
+        self._rules = rules
         self._states: dict[str, TrialState] = {}
         self._counts: Counter[TrialState] = Counter()
         self._causes: dict[str, Cause] = {}
@@ -39,7 +53,8 @@ class Scheduler:
         self._num_unmet: dict[str, int] = {}
         self._chains: dict[str, float] = {}
         self._order = {key: index for index, key in enumerate(graph)}
-        self._ready: list[tuple[float, int, str]] = []  # sorted
+        self._offered: dict[str, _Offer] = {}
+        self._ready: list[_Offer] = []  # heap; holds withdrawn offers until they come up
         self._delayed: list[tuple[float, int, str]] = []  # heap by time
         self._not_before: dict[str, float] = {}
         for key in graph:
@@ -61,7 +76,9 @@ class Scheduler:
             if self._not_before.get(key) == not_before:  # else skipped or reused meanwhile
                 del self._not_before[key]
                 self._offer(key)
-        return [key for _, _, key in self._ready[:limit]]
+        if limit is None:
+            return [key for _, _, key in sorted(self._offered.values())]
+        return self._most_urgent(limit)
 
     def next_wakeup(self, now: float) -> float | None:
         """Return the seconds until the next retry's back-off has passed; None = no retry waits."""
@@ -75,7 +92,7 @@ class Scheduler:
         Raises:
             SchedulerError: When the trial is not ready.
         """
-        if not self._is_offered(key):
+        if key not in self._offered:
             raise SchedulerError(
                 f"Attempt {attempt} of trial {short(key)} cannot start: "
                 f"it is {self._states[key]} and not ready."
@@ -100,7 +117,14 @@ class Scheduler:
         self._require(key, TrialState.PENDING, "be reused")
         self._finish_well(key)
 
-    def fail(self, key: str, failure: FailureClass, message: str, now: float) -> Decision:
+    def fail(
+        self,
+        key: str,
+        failure: FailureClass,
+        message: str,
+        now: float,
+        may_retry: bool = True,
+    ) -> Decision:
         """Take note of a failed attempt, and decide between a retry and the end.
 
         Args:
@@ -108,6 +132,7 @@ class Scheduler:
             failure: Its class; each class has its own budget, and a user error has none.
             message: One sentence for people.
             now: Seconds since the epoch.
+            may_retry: False where the driver knows that another attempt cannot go otherwise.
 
         Raises:
             SchedulerError: When the trial is not running.
@@ -115,8 +140,9 @@ class Scheduler:
         self._require(key, TrialState.RUNNING, "fail")
         self._num_failures[key, failure] += 1
         num_failures = self._num_failures[key, failure]
-        if failure is not FailureClass.USER_ERROR and num_failures <= self._budgets.get(failure, 0):
-            return self._retry(key, now + backoff_s(failure, num_failures))
+        budget = 0 if failure is FailureClass.USER_ERROR else self._budgets.get(failure, 0)
+        if may_retry and num_failures <= budget:
+            return self._retry(key, now + self._rules.wait_s(key, failure, num_failures))
         self._set_state(key, TrialState.FAILED)
         cause = Cause(key, failure, message)
         self._causes[key] = cause
@@ -140,7 +166,7 @@ class Scheduler:
     def add(self, trial: Trial) -> str:
         """Add a trial to the graph and return its key.
 
-        A trial below a failed or skipped one is blocked or skipped at once.
+        A trial below one that will not succeed shares its fate at once.
 
         Raises:
             GraphError: When the trial is known already or a parent is missing.
@@ -151,10 +177,7 @@ class Scheduler:
         self._lengthen_chains(key)
         for parent in self._graph.parents(key):
             if parent in self._causes:
-                cause = self._causes[parent]
-                state = TrialState.BLOCKED if cause.failure else TrialState.SKIPPED
-                self._set_state(key, state)
-                self._causes[key] = cause
+                self._inherit(key, parent)
                 return key
         self._offer(key)
         return key
@@ -171,7 +194,7 @@ class Scheduler:
         return self._states[key]
 
     def cause(self, key: str) -> Cause | None:
-        """Return why a trial failed, was blocked or was skipped; None for any other."""
+        """Return why a trial failed, was blocked, skipped or given up; None for any other."""
         return self._causes.get(key)
 
     def counts(self) -> dict[TrialState, int]:
@@ -208,32 +231,32 @@ class Scheduler:
                     queue.append(parent)
 
     def _move_up(self, key: str, chain: float) -> None:
-        offered = self._is_offered(key)
-        self._withdraw(key)
+        offered = self._offered.pop(key, None)
         self._chains[key] = chain
         if offered:
             self._offer(key)
 
-    def _rank(self, key: str) -> tuple[float, int, str]:
-        return (-self._chains[key], self._order[key], key)
+    def _most_urgent(self, limit: int) -> list[str]:
+        """Return at most ``limit`` offered trials, in time that does not grow with all of them."""
+        found: list[_Offer] = []
+        while self._ready and len(found) < limit:
+            offer = heapq.heappop(self._ready)
+            if self._offered.get(offer[2]) is offer:  # else withdrawn, perhaps made anew
+                found.append(offer)
+        for offer in found:
+            heapq.heappush(self._ready, offer)
+        return [key for _, _, key in found]
 
     def _offer(self, key: str) -> None:
         """Put a trial among the ready ones if nothing is in its way."""
         is_pending = self._states[key] is TrialState.PENDING
         if is_pending and not self._num_unmet[key] and key not in self._not_before:
-            insort(self._ready, self._rank(key))
-
-    def _is_offered(self, key: str) -> bool:
-        rank = self._rank(key)
-        place = bisect_left(self._ready, rank)
-        return place < len(self._ready) and self._ready[place] == rank
-
-    def _withdraw(self, key: str) -> None:
-        if self._is_offered(key):
-            del self._ready[bisect_left(self._ready, self._rank(key))]
+            offer = (-self._chains[key], self._order[key], key)
+            self._offered[key] = offer
+            heapq.heappush(self._ready, offer)
 
     def _set_state(self, key: str, state: TrialState) -> None:
-        self._withdraw(key)
+        self._offered.pop(key, None)
         self._not_before.pop(key, None)
         self._counts[self._states[key]] -= 1
         self._counts[state] += 1
@@ -262,6 +285,12 @@ class Scheduler:
                 reached.append(child)
                 queue.extend(self._graph.children(child))
         return tuple(reached)
+
+    def _inherit(self, key: str, parent: str) -> None:
+        """Give a trial the fate of a parent that will not succeed."""
+        state = self._states[parent]
+        self._set_state(key, TrialState.BLOCKED if state is TrialState.FAILED else state)
+        self._causes[key] = self._causes[parent]
 
     def _require(self, key: str, state: TrialState, action: str) -> None:
         if self._states[key] is not state:

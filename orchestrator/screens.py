@@ -10,6 +10,7 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.failing import NO_FAILURES, FailureHistory, describe_failure
 from orchestrator.journal_reader import TrialRow
 from orchestrator.plan import Plan
 from orchestrator.report_text import (
@@ -24,6 +25,8 @@ from search_spaces.contracts import MaskInfo, TrialState
 
 if TYPE_CHECKING:  # it imports MLflow
     from orchestrator.queries import LineageRow, Ticket
+
+MAX_FAILURES_SHOWN = 10
 
 
 def show_plan(console: Console, sweep: str, plan: Plan) -> None:
@@ -53,22 +56,48 @@ def show_status(
     rows: Sequence[TrialRow],
     counts: Mapping[TrialState, int],
     has_ended: bool = False,
+    failures: Mapping[str, FailureHistory] = NO_FAILURES,
 ) -> None:
-    """Print every trial's state; ``has_ended``: no run is there to end the running ones."""
+    """Print every trial's state, then why those that failed did and what to do.
+
+    Args:
+        console: Where.
+        sweep: Its name.
+        rows: The trials.
+        counts: Trials in each state.
+        has_ended: No run is there to end the running ones.
+        failures: By key of the trials that have some.
+    """
     message = ("message*",) if any(row.message for row in rows) else ()
     table = make_table(f"sweep {sweep}", "key", "trial*", "state", "<tries", "<time", *message)
     for row in rows:
         time = show_seconds(row.seconds) if row.seconds else ""
-        cells = (short(row.key), escape(row.label), row.state.value, str(row.attempts), time)
+        tries = str(row.attempts)
+        if row.key in failures:
+            tries += f" ({failures[row.key].text})"
+        cells = (short(row.key), escape(row.label), row.state.value, tries, time)
         table.add_row(*cells, *([escape(row.message)] if message else []))
     console.print(table)
     console.print("  ".join(f"{state.value} {num}" for state, num in counts.items() if num))
+    _show_failures(console, [row for row in rows if row.state is TrialState.FAILED], failures)
     if has_ended and counts.get(TrialState.RUNNING):
         console.print(
             "The run that started the RUNNING trials was interrupted. Type the same 'tickets run' "
             "again: it goes on, and they start anew.",
             highlight=False,
         )
+
+
+def _show_failures(
+    console: Console, failed: Sequence[TrialRow], failures: Mapping[str, FailureHistory]
+) -> None:
+    for row in failed[:MAX_FAILURES_SHOWN]:
+        if row.key in failures:
+            text = "\n".join(describe_failure(row, failures[row.key]))
+            console.print(escape(f"\n{text}"), highlight=False, soft_wrap=True)
+    num_more = len(failed) - MAX_FAILURES_SHOWN
+    if num_more > 0:
+        console.print(f"\n{num_more} more failed; all of them: tickets status --json")
 
 
 def show_tickets(console: Console, tickets: Sequence[Ticket]) -> None:

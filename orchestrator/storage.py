@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,8 +15,13 @@ from pyarrow import fs
 from pyarrow.lib import ArrowException
 
 from search_spaces.errors import UserError
+from search_spaces.places import masked
 
+PARTIAL = ".partial"  # ends the name of a file that is being written
+SETTLE_S = 0.2  # between a write and the look at who won, where a file system has no exclusive one
 _CHUNK_BYTES = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Storage:
@@ -40,11 +47,30 @@ class Storage:
         self._root = root.rstrip("/")
         self._refuse_file()
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that this is, also where a URI names one; None on an object store."""
+        return Path(self._root) if self._is_folder else None
+
+    def shown(self, path: str) -> str:
+        """Return where a path is, for people and logs: without credentials and options."""
+        root = self.uri.partition("?")[0] if "://" in self.uri else self.uri
+        return masked(f"{root.rstrip('/')}/{path}")
+
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted; none when there is no such folder."""
         selector = fs.FileSelector(self._at(folder), allow_not_found=True)
         with self._explained("read"):
             return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
+
+    def files(self, folder: str) -> list[tuple[str, int]]:
+        """Return path, relative to the folder, and bytes of every file below it, sorted."""
+        root = self._at(folder)
+        selector = fs.FileSelector(root, allow_not_found=True, recursive=True)
+        with self._explained("read"):
+            infos = self._filesystem.get_file_info(selector)
+        files = (info for info in infos if info.type == fs.FileType.File)
+        return sorted((info.path[len(root) :].lstrip("/"), info.size) for info in files)
 
     def sizes(self, paths: Sequence[str]) -> list[int | None]:
         """Return the bytes of each file; None where there is none."""
@@ -74,12 +100,20 @@ class Storage:
                 digest.update(chunk)
         return digest.hexdigest()
 
-    def publish_once(self, path: str, data: bytes) -> bool:
+    def publish_once(self, path: str, data: bytes, settle_s: float = SETTLE_S) -> bool:
         """Make a file appear whole, unless it exists already.
 
         On a local (or NFS) folder this is exclusive: of several writers exactly one succeeds.
-        Object stores publish an object whole when it is closed, but two writers within the same
-        moment may both succeed there; then the last one stays, which is whole as well.
+        pyarrow (25) offers no conditional write on object stores. There the object, which appears
+        whole when it is closed, is written only where none was, and read back after ``settle_s``:
+        who finds another's bytes has lost. Two writers may both succeed only where one of them
+        took longer than ``settle_s`` between its look and its write; then the last one stays,
+        which is whole as well. Nothing is learnt where both write the same bytes.
+
+        Args:
+            path: Where.
+            data: The whole content.
+            settle_s: Seconds between write and look; not waited for on a local folder.
 
         Returns:
             Whether this call published the file.
@@ -87,24 +121,39 @@ class Storage:
         target = self._at(path)
         with self._explained("written"):
             self._filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-            if isinstance(self._filesystem, fs.LocalFileSystem):
+            if self._is_folder:
                 return _link_once(Path(target), data)
             if self._filesystem.get_file_info(target).type != fs.FileType.NotFound:
                 return False
-            with self._filesystem.open_output_stream(target) as stream:
-                stream.write(data)
-            return True
+            self._write(target, data)
+        time.sleep(settle_s)
+        return self.read(path) == data
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Make a file appear whole in place of what may be there; of several writers the last."""
+        target = self._at(path)
+        with self._explained("written"):
+            self._filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+            if self._is_folder:
+                with _partial(Path(target), data) as partial:
+                    os.replace(partial, target)
+            else:
+                self._write(target, data)
+
+    def delete(self, path: str) -> None:
+        """Delete a file; nothing happens when it is not there."""
+        with self._explained("written"), self._absent_is_fine(path):
+            self._filesystem.delete_file(self._at(path))
 
     def move(self, path: str, to: str) -> bool:
         """Move a file; return False when it is not there (any more)."""
         target = self._at(to)
         with self._explained("written"):
             self._filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-            try:
+            with self._absent_is_fine(path):
                 self._filesystem.move(self._at(path), target)
-            except FileNotFoundError:
-                return False
-            return True
+                return True
+        return False
 
     def check_writable(self) -> None:
         """Write a small file and delete it again.
@@ -113,9 +162,8 @@ class Storage:
             UserError: When that is not possible.
         """
         probe = f".writable-{secrets.token_hex(4)}"
-        self.publish_once(probe, b"")
-        with self._explained("written"):
-            self._filesystem.delete_file(self._at(probe))
+        self.publish_once(probe, b"", settle_s=0)
+        self.delete(probe)
 
     def _refuse_file(self) -> None:
         """Raise a UserError where a file lies: reading would find a store without results."""
@@ -123,8 +171,25 @@ class Storage:
             if self._filesystem.get_file_info(self._root).type == fs.FileType.File:
                 raise NotADirectoryError("it is a file, not a folder")
 
+    @property
+    def _is_folder(self) -> bool:
+        return isinstance(self._filesystem, fs.LocalFileSystem)
+
+    def _write(self, target: str, data: bytes) -> None:
+        with self._filesystem.open_output_stream(target, compression=None) as stream:
+            stream.write(data)
+
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"
+
+    @contextlib.contextmanager
+    def _absent_is_fine(self, path: str) -> Iterator[None]:
+        """Ignore that a file is not there; S3 says so by an OSError without a type of its own."""
+        try:
+            yield
+        except OSError:
+            if self._filesystem.get_file_info(self._at(path)).type == fs.FileType.File:
+                raise
 
     @contextlib.contextmanager
     def _explained(self, action: str) -> Iterator[None]:
@@ -132,28 +197,48 @@ class Storage:
             yield
         except (OSError, ArrowException) as error:
             raise UserError(
-                f"The store {self.uri} cannot be {action}: {error}. Check that the place exists, "
-                "that this machine reaches it and that you may write there, or name another one "
-                "under 'store'."
+                f"The store {masked(self.uri)} cannot be {action}: {masked(str(error))}. "
+                f"{_advice(error)}"
             ) from error
+
+
+def _advice(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    if number in _FULL:
+        return "The place is full: free some space there and run the same command again."
+    if number in _FORBIDDEN:
+        return "You may not write there: mend its permissions or mount, or name another 'store'."
+    return (
+        "Check that the place exists, that this machine reaches it and that you may write there, "
+        "or name another one under 'store'."
+    )
 
 
 def _link_once(path: Path, data: bytes) -> bool:
     """Write a private file, flush it, and give it its name by a hard link."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    if path.exists():  # only spares the writing: the link decides
+        return False
+    with _partial(path, data) as partial:
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+    _sync_folder(path.parent)
+    return True
+
+
+@contextlib.contextmanager
+def _partial(path: Path, data: bytes) -> Iterator[Path]:
+    """Yield a flushed file beside ``path`` with the given content; gone afterwards."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         with open(partial, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(partial, path)
-        except FileExistsError:
-            return False
+        yield partial
     finally:
         partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    return True
 
 
 def _sync_folder(folder: Path) -> None:

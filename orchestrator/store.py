@@ -16,12 +16,20 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from orchestrator.markers import DamagedMarkerError, Marker, decode_marker, encode_marker
 from orchestrator.storage import Storage
 from search_spaces.canonical import KEY_LENGTH, short
-from search_spaces.contracts import ArtifactInfo, ArtifactRef, TrialResult, attempt_folder
+from search_spaces.contracts import (
+    ArtifactInfo,
+    ArtifactRef,
+    TrialResult,
+    attempt_folder,
+    below,
+)
 from search_spaces.errors import UserError
+from search_spaces.places import masked
 from search_spaces.trial import Outputs, TrialSpec
 
 COMMITTED = "COMMITTED.json"
@@ -68,6 +76,11 @@ class Store:
     def uri(self) -> str:
         """The store's URI, or its folder's absolute path."""
         return self._storage.uri
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it is; None on an object store."""
+        return self._storage.folder
 
     def check_writable(self) -> None:
         """Raise a UserError now rather than after the first trial if nothing can be written."""
@@ -130,11 +143,12 @@ class Store:
         record = self.record(key)
         if record is None or name not in record.attempts:
             raise UserError(
-                f"The store {self.uri} has no file {name!r} of trial {short(key)}. "
+                f"The store {masked(self.uri)} has no file {name!r} of trial {short(key)}. "
                 "Run the sweep that makes it first."
             )
         folder = attempt_folder(self.uri, key, record.attempts[name])
-        return ArtifactRef(uri=f"{folder}/{name}", sha256=record.result.artifacts[name].sha256)
+        sha256 = record.result.artifacts[name].sha256
+        return ArtifactRef(uri=below(folder, name), sha256=sha256)
 
     def has_outputs(self, key: str, outputs: Outputs) -> bool:
         """Whether a trial is committed and every file of ``outputs`` is there in its size."""
@@ -209,7 +223,7 @@ class Store:
             problem = f"has not the sha256 {info.sha256[:12]}... that the result names"
         else:
             return
-        raise DamagedArtifactError(f"{self.uri}/{path} {problem}.")
+        raise DamagedArtifactError(f"{self._storage.shown(path)} {problem}.")
 
     def _present(self, record: CommittedTrial, names: tuple[str, ...]) -> set[str]:
         """Return which of the named files are committed and there in their size."""
@@ -228,13 +242,14 @@ class Store:
         return [name for name in names if name.startswith("EXTRA-") and name.endswith(".json")]
 
     def _read_marker(self, key: str, name: str) -> Marker | None:
-        data = self._storage.read(f"results/{key}/{name}")
+        path = f"results/{key}/{name}"
+        data = self._storage.read(path)
         if data is None:
             return None
         try:
             return decode_marker(data, key)
         except DamagedMarkerError as error:
-            problem = f"{self.uri}/results/{key}/{name} is damaged: {error}"
+            problem = f"{self._storage.shown(path)} is damaged: {error}"
         if name == COMMITTED:
             self.quarantine(key, problem)
         else:
@@ -248,10 +263,9 @@ class Store:
         if not self._storage.move(f"results/{key}/{name}", place):
             return ""
         self._storage.publish_once(f"{place}.reason.txt", reason.encode())
-        _log.warning(
-            "%s. Withdrawn to %s/%s: the trial counts as not run.", reason, self.uri, place
-        )
-        return f"{self.uri}/{place}"
+        shown = self._storage.shown(place)
+        _log.warning("%s. Withdrawn to %s: the trial counts as not run.", reason, shown)
+        return shown
 
 
 def _merged(first: Marker, extras: list[Marker]) -> CommittedTrial:

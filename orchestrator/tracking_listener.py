@@ -71,6 +71,7 @@ class TrackingListener(SilentListener):
         """Mirror the trial soon."""
         self._trials[trial.key] = trial
         self._results[trial.key] = result
+        self._failed.discard(trial.key)  # people may have reopened it
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait((trial, result))
 

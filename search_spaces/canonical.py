@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,9 @@ from pydantic import BaseModel, ConfigDict
 KEY_LENGTH = 64  # hexadecimal characters of a sha256
 SHORT_KEY_LENGTH = 10  # what people see: unique among 100,000 trials with probability 0.995
 _REQUIRED = object()  # stands for "has no default"
+_PLAIN = (str, int, float, bool, type(None))
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+_KEYS: dict[int, tuple[weakref.ref[Frozen], str]] = {}  # by the object's place in memory
 
 
 class Frozen(BaseModel):
@@ -40,7 +44,8 @@ def canonical_form(value: Any) -> Any:
         for name, default in _defaults(type(value)):
             item = getattr(value, name)
             if default is _REQUIRED or item != default:
-                form[name] = canonical_form(item)
+                # Most fields are plain: calling itself for each would take half of all time.
+                form[name] = item if type(item) in _PLAIN else canonical_form(item)
         return form
     if isinstance(value, dict):
         return {str(key): canonical_form(value[key]) for key in sorted(value)}
@@ -66,14 +71,26 @@ def _defaults(model: type[Frozen]) -> tuple[tuple[str, Any], ...]:
 
 def canonical_json(value: Any) -> str:
     """Return the canonical form as JSON without white space."""
-    return json.dumps(
-        canonical_form(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True
-    )
+    return _ENCODER.encode(canonical_form(value))
 
 
 def content_key(value: Any) -> str:
     """Return the sha256 (64 hexadecimal characters) of the canonical form."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def remembered_key(value: Frozen) -> str:
+    """Return ``content_key(value)``, computed once in the life of this very object.
+
+    It is remembered beside the object and not in it, where a changed copy would inherit it.
+    """
+    place = id(value)
+    known = _KEYS.get(place)
+    if known is not None and known[0]() is value:
+        return known[1]
+    key = content_key(value)
+    _KEYS[place] = weakref.ref(value, lambda _: _KEYS.pop(place, None)), key
+    return key
 
 
 def short(key: str) -> str:

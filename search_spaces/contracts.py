@@ -28,7 +28,7 @@ class TrialState(StrEnum):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the trial will not change its state again within this run."""
+        """Whether the trial has ended, unless people reopen it."""
         return self not in (TrialState.PENDING, TrialState.RUNNING)
 
 
@@ -38,7 +38,9 @@ class FailureClass(StrEnum):
     USER_ERROR = "user_error"  # the request itself is wrong: never retried
     DIVERGED = "diverged"  # NaN or infinite loss
     OUT_OF_MEMORY = "out_of_memory"
+    PREEMPTED = "preempted"  # its node was taken away on purpose: drained, or a spot node reclaimed
     INFRASTRUCTURE = "infrastructure"  # a process, node or connection died
+    HANG = "hang"  # alive, but without progress for longer than its phase's limit
     ERROR = "error"  # anything else that the trial raised
 
 
@@ -163,6 +165,14 @@ class Compute(Frozen):
     micro_batch_size: int | None = Field(default=None, ge=1, description="None = whole share.")
     layout: Literal["unpadded", "padded"] = "unpadded"
 
+    def same_gang(self, other: Compute) -> bool:
+        """Whether one gang can serve both: they differ at most in the micro-batch."""
+        return self.with_micro_batch(other.micro_batch_size) == other
+
+    def with_micro_batch(self, size: int | None) -> Compute:
+        """Return the same with so many examples at once on each rank."""
+        return self.model_copy(update={"micro_batch_size": size})
+
 
 class TrialRequest(Frozen):
     """Everything that a gang needs to run one attempt of one trial."""
@@ -187,7 +197,7 @@ class Reporter(Protocol):
     """Told by rank 0 how a trial gets on."""
 
     def phase(self, name: str) -> None:
-        """A phase begins: load, train, evaluate, prune."""
+        """A phase begins: load, train, evaluate, prune; told again, it goes on."""
 
     def step(self, step: int, num_steps: int, loss: float) -> None:
         """Some optimizer steps have been taken."""
@@ -238,9 +248,9 @@ class Executor(Protocol):
     """Runs attempts of trials somewhere.
 
     The contract, which one test class checks for every implementation: at most ``num_slots``
-    attempts run at once; each submitted attempt ends in exactly one outcome; a failure never
-    takes another attempt with it; ``close`` ends everything, may be called twice, and leaves no
-    process behind.
+    attempts run at once; each submitted attempt ends in exactly one outcome, a cancelled one in
+    none; neither a failure nor a cancelled attempt takes another attempt with it; ``close`` ends
+    everything, may be called twice, and leaves no process behind.
     """
 
     @property
@@ -252,13 +262,19 @@ class Executor(Protocol):
         """Where trials run, for people."""
 
     def submit(self, request: TrialRequest) -> None:
-        """Start an attempt; raises RuntimeError when no slot is free."""
+        """Start an attempt; raises RuntimeError when no slot is free.
+
+        Its micro-batch may be its own; a request for another gang raises ValueError.
+        """
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Return the outcomes that are there, after at most ``timeout_s`` when there are none."""
 
     def progress(self) -> list[Progress]:
         """Return how far the running attempts are; never blocks."""
+
+    def cancel(self, trial_key: str) -> None:
+        """Give up a trial's running attempt, if there is one; it has no outcome any more."""
 
     def close(self) -> None:
         """End all attempts and free everything."""
@@ -274,4 +290,10 @@ class Clock(Protocol):
 def attempt_folder(store_uri: str, trial_key: str, attempt: str) -> str:
     """Return the URI of an attempt's folder: ``<store>/results/<key>/attempts/<attempt>``."""
     root = store_uri if "://" in store_uri else str(Path(store_uri).absolute())
-    return f"{root.rstrip('/')}/results/{trial_key}/attempts/{attempt}"
+    return below(root, f"results/{trial_key}/attempts/{attempt}")
+
+
+def below(uri: str, path: str) -> str:
+    """Return the URI of something below a place; options after ``?`` stay at the end."""
+    root, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{root.rstrip('/')}/{path}{mark}{options}"

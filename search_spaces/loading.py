@@ -15,6 +15,8 @@ from search_spaces.errors import Fault, SpecError, did_you_mean
 from search_spaces.messages import faults_of
 from search_spaces.sweep import SweepSpec
 
+_MOST_VALUES = 100_000  # aliases counted as often as they are named
+_MOST_LEVELS = 64  # of lists and mappings in each other, aliases followed
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 
 
@@ -78,9 +80,28 @@ def _read(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that notes keys written twice instead of dropping the first."""
+    """A safe YAML loader that notes keys written twice instead of dropping the first.
 
-    duplicates: list[tuple[str, int]]
+    It gives up below ``_MOST_LEVELS``, long before Python's own limit, which libraries change.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.duplicates: list[tuple[str, int]] = []
+        self._num_open = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node and all that is in it.
+
+        Raises:
+            RecursionError: It lies too deep.
+        """
+        self._num_open += 1
+        if self._num_open > _MOST_LEVELS:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self._num_open -= 1
+        return node
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -98,19 +119,55 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _constru
 
 
 def _parse_yaml(text: str, place: str, faults: list[Fault]) -> Any:
-    loader = _Loader(text)
-    loader.duplicates = []
     try:
-        data = loader.get_single_data()
+        loader = _Loader(text)  # looks for characters that no YAML may hold
+        node = loader.get_single_node()
+        _refuse_explosion(node, place)
+        data = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         raise SpecError([_syntax_fault(error, place)]) from None
-    finally:
-        loader.dispose()
+    except (ValueError, OverflowError) as error:  # as of a date or number that there is not
+        problem = f"holds a value that cannot be: {str(error).splitlines()[0]}."
+        raise SpecError([Fault(place, "", problem, "Write it in quotes if it is text.")]) from None
+    except RecursionError:
+        problem = f"is nested too deeply: more than {_MOST_LEVELS} levels."
+        raise SpecError([Fault(place, "", problem, "No sweep is.")]) from None
     faults += [
         Fault(place, name, f"is written again in line {line}.", "Keep one of the two.")
         for name, line in loader.duplicates
     ]
     return data
+
+
+def _refuse_explosion(root: yaml.Node | None, place: str) -> None:
+    """Raise a SpecError when aliases make a small file a huge or endless one.
+
+    Raises:
+        RecursionError: They make it a deep one.
+    """
+    sizes: dict[int, int] = {}
+    levels: dict[int, int] = {}
+    inside: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        if id(node) in inside:
+            return _MOST_VALUES + 1
+        if id(node) not in sizes:
+            inside.add(id(node))
+            pairs = node.value if isinstance(node, yaml.CollectionNode) else []
+            flat = [
+                part for pair in pairs for part in (pair if isinstance(pair, tuple) else [pair])
+            ]
+            sizes[id(node)] = 1 + sum(map(size, flat))
+            levels[id(node)] = 1 + max((levels.get(id(part), 0) for part in flat), default=0)
+            inside.discard(id(node))
+        return sizes[id(node)]
+
+    if root is not None and size(root) > _MOST_VALUES:
+        problem = f"has more than {_MOST_VALUES:,} values, or one that holds itself."
+        raise SpecError([Fault(place, "", problem, "Look at its anchors (&) and aliases (*).")])
+    if root is not None and levels[id(root)] > _MOST_LEVELS:
+        raise RecursionError
 
 
 def _syntax_fault(error: yaml.YAMLError, place: str) -> Fault:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from search_spaces.canonical import Frozen
 
@@ -38,13 +38,60 @@ class ResourcesSpec(Frozen):
         raise ValueError(f"is {value!r}, but must be 'auto' or a whole number >= 1")
 
 
+class HangLimits(Frozen):
+    """Seconds without progress after which an attempt counts as hanging, by its phase."""
+
+    start: float = Field(default=1800, ge=1, description="A warm process imports its libraries.")
+    load: float = Field(default=3600, ge=1, description="Weights are read, text is tokenised.")
+    train: float = Field(default=900, ge=1, description="Without a new optimizer step.")
+    evaluate: float = Field(default=1800, ge=1, description="Without a new batch.")
+    prune: float = Field(default=1800, ge=1, description="Masks are made and written.")
+
+    def of(self, phase: str) -> float:
+        """Return the limit of a phase; one that has no name here gets the longest."""
+        limits: dict[str, float] = dict(self)
+        return limits.get(phase, max(limits.values()))
+
+
 class RetriesSpec(Frozen):
-    """How often an attempt is repeated after each class of failure."""
+    """How often a trial is tried again after each class of failure, and how soon.
+
+    Each class has its own budget. Only after the classes that time can mend - ``preempted``,
+    ``infrastructure``, ``hang`` - is there a wait: ``backoff_s``, doubled each time up to
+    ``backoff_limit_s``, and varied by the share ``jitter`` so that trials do not return at once.
+    """
 
     error: int = Field(default=1, ge=0)
-    out_of_memory: int = Field(default=1, ge=0)
-    diverged: int = Field(default=0, ge=0)
+    out_of_memory: int = Field(default=3, ge=0, description="Each time with half the micro-batch.")
+    diverged: int = Field(default=0, ge=0, description="fail (= 0), retry (= 1), or a number.")
     infrastructure: int = Field(default=3, ge=0)
+    preempted: int = Field(default=100, ge=0, description="Nodes drained or reclaimed.")
+    hang: int = Field(default=1, ge=0)
+    hang_after_s: HangLimits = HangLimits()
+    backoff_s: float = Field(default=5, ge=0)
+    backoff_limit_s: float = Field(default=300, ge=0, validate_default=True)
+    jitter: float = Field(default=0.1, ge=0, lt=1)
+    strict_numerics: bool = Field(
+        default=False, description="true: never another micro-batch (method rule 22)."
+    )
+
+    @field_validator("diverged", mode="before")
+    @classmethod
+    def _word_or_number(cls, value: Any) -> Any:
+        words = {"fail": 0, "retry": 1}
+        if isinstance(value, str) and value in words:
+            return words[value]
+        if type(value) is int and value >= 0:
+            return value
+        raise ValueError(f"is {value!r}, but must be 'fail', 'retry' or a whole number >= 0")
+
+    @field_validator("backoff_limit_s")
+    @classmethod
+    def _not_below_the_first(cls, value: float, info: ValidationInfo) -> float:
+        first = info.data.get("backoff_s", 0)
+        if value < first:
+            raise ValueError(f"is {value:g}, but must be at least backoff_s, {first:g}")
+        return value
 
 
 class TrackingSpec(Frozen):

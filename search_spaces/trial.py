@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from search_spaces.canonical import Frozen, content_key
+from search_spaces.canonical import Frozen, remembered_key
 from search_spaces.recipes import Recipe
 
 TRAINING_CODE_VERSION = 2  # raise when a change of the trainer changes results
@@ -140,7 +140,7 @@ class TrialSpec(Frozen):
     @property
     def key(self) -> str:
         """The trial's key: 64 hexadecimal characters."""
-        return content_key(self)
+        return remembered_key(self)
 
     @property
     def mask_parent(self) -> TrainedMask | None:

@@ -17,10 +17,12 @@ from benchmarks import (
     engine_overhead,
     global_threshold,
     lineage,
+    makespan,
     mask_file,
     masked_step,
     masked_update,
     profiles,
+    scheduler_scale,
     turn_around,
 )
 from benchmarks.__main__ import BENCHMARKS, keep, main
@@ -184,6 +186,24 @@ def test_a_coin_flip_a_weight_needs_one_bit() -> None:
     """The entropy of a mask is one bit a weight at sparsity 0.5, and falls from there."""
     assert mask_file.entropy_bytes(80, 40) == 10.0
     assert mask_file.entropy_bytes(80, 20) == pytest.approx(10 * 0.8112781)
+
+
+def test_simulated_makespans_stand_beside_their_bounds() -> None:
+    """Three sizes of two studies and one choice of gangs; nothing is below the lower bound."""
+    cases = makespan.run(smoke=True).cases
+    assert len(cases) == 7
+    for case in cases[:3]:
+        ((own,), (theirs,)) = case.samples[OURS], case.samples[makespan.FIFO]
+        assert 1 - 1e-9 <= own["over_bound"] <= 1.1 and theirs["over_bound"] >= 1 - 1e-9
+    ((wide,), (narrow,)) = cases[-1].samples[OURS], cases[-1].samples[makespan.NARROW]
+    assert wide["critical_path_s"] <= narrow["critical_path_s"]
+
+
+def test_all_schedulers_run_every_trial() -> None:
+    """The benchmark itself checks that each of them ended all trials."""
+    planned, scheduled = scheduler_scale.run(smoke=True).cases
+    assert planned.samples[OURS][0]["peak_mib"] > 0
+    assert set(scheduled.samples) == {OURS, scheduler_scale.FIFO, scheduler_scale.NETWORKX}
 
 
 @pytest.mark.parametrize("variant", [global_threshold.TORCH, global_threshold.NUMPY, OURS])

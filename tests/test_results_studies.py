@@ -149,3 +149,10 @@ def test_the_sweeps_still_name_the_recorded_trials(
     context = SweepContext.open(RESULTS / f"{name}.yaml")
     recorded = {row["key"] for row in (*record["trials"], *record["stopped"])}
     assert {trial.key for trial in context.trials} == recorded
+
+
+def test_only_a_leading_zero_is_left_out_of_a_score() -> None:
+    """.5 and -.5, but 10.5 keeps its zero."""
+    one = {"names": ["a"], "values": [[0.5, -0.5, 10.5]]}
+    *_, line = results_tables.overlaps({"transfers": {"overlaps": [one]}})
+    assert line == "| a | .5000 | -.5000 | 10.5000 |"

@@ -8,83 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.paper_study import SHAPES, model_facts, task_facts
 from orchestrator.plan import Plan, make_plan
 from orchestrator.requests import compute_of
 from orchestrator.store import Store
-from search_spaces.contracts import ModelPlace, TaskPlace
 from search_spaces.expand import expand
 from search_spaces.loading import load_sweep
-from search_spaces.models import ModelFacts
-from search_spaces.prunable import PrunableSet, prunable_names
 from search_spaces.sweep import SweepSpec
-from search_spaces.task_facts import TaskFacts
-from search_spaces.task_specs import TaskSpec
-from search_spaces.tasks import primary_metric, problem_of
-from search_spaces.trial import ModelIdentity, TaskIdentity, Trial
+from search_spaces.trial import Trial
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-# Training examples; for SQuAD the windows and for MLM the blocks that its steps run over.
-NUM_TRAIN = {
-    "mnli": 392_702,
-    "qqp": 363_846,
-    "stsb": 5_749,
-    "wnli": 635,
-    "qnli": 104_743,
-    "mrpc": 3_668,
-    "rte": 2_490,
-    "sst2": 67_349,
-    "cola": 8_551,
-    "squad": 88_524,
-    "mlm": 230_000,
-}
-SHAPES = {"bert-base": (12, 768), "bert-large": (24, 1024)}  # layers, width
 EPOCH_STEPS = 29_683  # of the nine GLUE tasks together, batch 32
-
-
-def model_facts(name: str) -> ModelFacts:
-    """Return a published BERT's prunable set, its pooler included."""
-    layers, width = SHAPES[name]
-    names = prunable_names(layers, with_pooler=True)
-    widths = {
-        "intermediate.dense.weight": (4 * width, width),
-        "output.dense.weight": (width, 4 * width),
-    }
-    shapes = tuple(
-        next(
-            (
-                shape
-                for end, shape in widths.items()
-                if one.endswith(end) and "attention" not in one
-            ),
-            (width, width),
-        )
-        for one in names
-    )
-    prunable = PrunableSet(names=names, shapes=shapes)
-    identity = ModelIdentity(
-        family="bert",
-        theta0_sha256=name,
-        config_sha256=name,
-        tokenizer_sha256="uncased",
-        prunable_sha256=prunable.sha256,
-        num_prunable=prunable.num_weights,
-    )
-    return ModelFacts(identity, ModelPlace(folder="/nowhere"), prunable, {})
-
-
-def task_facts(task: TaskSpec) -> TaskFacts:
-    """Return a task of its published size."""
-    identity = TaskIdentity(
-        problem=problem_of(task.source),
-        num_labels=2,
-        metric=primary_metric(task.source),
-        data_sha256=task.name,
-        select_sha256="report",
-        num_train_examples=NUM_TRAIN[task.name],
-        max_length=task.max_length,
-    )
-    place = TaskPlace(name=task.name, source={}, select={})
-    return TaskFacts(identity, place, NUM_TRAIN[task.name], 1000, 1000, 100.0)
 
 
 def study(name: str, tmp_path: Path) -> tuple[SweepSpec, list[Trial], Plan]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -11,6 +13,16 @@ from workers.finetune import Shard
 from workers.problems import Problem
 from workers.tokens import TokenSplit
 
+# What training keeps of one example for the backward pass weighs more than this many that are
+# evaluated: only very small micro-batches make evaluation smaller too.
+_PER_TRAINED = 16
+
+
+def num_at_once(problem: Problem, shard: Shard) -> int:
+    """Return the examples of a batch, fewer where memory forced the micro-batch below eight."""
+    most = _PER_TRAINED * shard.micro_batch_size
+    return min(problem.num_at_once, most) if most else problem.num_at_once
+
 
 def evaluate(
     engine: Engine,
@@ -19,6 +31,7 @@ def evaluate(
     names: tuple[str, ...],
     shard: Shard,
     key: int = 0,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> SplitScore:
     """Return all metrics of a split (method rule 12).
 
@@ -32,14 +45,16 @@ def evaluate(
         names: Metrics.
         shard: This rank's part.
         key: Of what is hidden, for problems that hide something.
+        on_batch: Told of each batch.
     """
     lengths = np.diff(split.offsets)
     mine = np.argsort(lengths, kind="stable")[shard.rank :: shard.num_ranks]
     engine.classifier.eval()
-    parts = []
+    parts, size = [], num_at_once(problem, shard)
     with torch.inference_mode():
-        for begin in range(0, len(mine), problem.num_at_once):
-            chosen = mine[begin : begin + problem.num_at_once]  # sorted, as the batch will be
+        for begin in range(0, len(mine), size):
+            on_batch()
+            chosen = mine[begin : begin + size]  # sorted, as the batch will be
             batch = problem.batch(split, chosen, shard.layout, key).to(engine.device)
             parts.append(problem.rows(engine.classifier(batch), batch, split))
     gathered = [(mine, np.concatenate(parts) if parts else None)]

@@ -22,6 +22,23 @@ class TrialFailure(Exception):
         return type(self), (self.failure, str(self))
 
 
+# Torch's allocators of GPU and CPU memory, cuBLAS, and the system (ENOMEM).
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "cublas_status_alloc_failed",
+)
+# What gloo and NCCL say when another rank has gone (gloo pair.cc, ProcessGroupNCCL).
+_PEER_IS_GONE = (
+    "connection reset by peer",
+    "connection closed by peer",
+    "nccl communicator was aborted",
+)
+# And when another rank does not come to a collective (gloo unbound_buffer.cc, NCCL's watchdog).
+_PEER_IS_LATE = ("timed out waiting", "collective operation timeout")
+
+
 class NotFiniteError(ValueError):
     """Weights or predictions that came out of training are NaN or infinite."""
 
@@ -34,8 +51,10 @@ def classify(error: BaseException) -> FailureClass:
         return FailureClass.USER_ERROR
     if isinstance(error, NotFiniteError):
         return FailureClass.DIVERGED
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if isinstance(error, MemoryError) or _says(error, *_NO_MEMORY):
         return FailureClass.OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and _says(error, *_PEER_IS_LATE):
+        return FailureClass.HANG
     if isinstance(error, ConnectionError | TimeoutError) or _is_lost_peer(error):
         return FailureClass.INFRASTRUCTURE
     return FailureClass.ERROR
@@ -49,10 +68,9 @@ def describe(error: BaseException) -> str:
 
 
 def _is_lost_peer(error: BaseException) -> bool:
-    # What gloo and NCCL say when another rank has gone (gloo pair.cc, ProcessGroupNCCL).
-    lost = (
-        "connection reset by peer",
-        "connection closed by peer",
-        "nccl communicator was aborted",
-    )
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in lost)
+    return isinstance(error, RuntimeError) and _says(error, *_PEER_IS_GONE)
+
+
+def _says(error: BaseException, *signs: str) -> bool:
+    text = str(error).lower()
+    return any(sign in text for sign in signs)

@@ -102,20 +102,23 @@ def run_trial(
     clock.phase("train")
     start = starting_point(spec.recipe, carried)
 
-    def on_step(step: int, loss: float) -> None:
-        reporter.step(step, spec.recipe.train_steps, loss)
-
+    steps_told = StepReports(reporter, spec.recipe.train_steps)
     kept: dict[str, ArtifactInfo] = {}
-    keep = partial(keep_weights, request, engine, shard, kept)
-    problem = problem_of_trial(request)
-    trained = finetune(engine, spec, tokens["train"], shard, on_step, start, keep, problem)
+
+    def after_step(step: int) -> None:
+        keep_weights(request, engine, shard, kept, step)
+        steps_told.taken(step)
+
+    problem, told = problem_of_trial(request), steps_told.read
+    trained = finetune(engine, spec, tokens["train"], shard, told, start, after_step, problem)
 
     clock.phase("evaluate")
     source = task_source(request.task.source)
     names = (spec.task.metric, *secondary_metrics(source))
     splits = {name: split for name, split in tokens.items() if name != "train"}
     key = evaluation_key(spec.task.data_sha256)
-    scores = {n: evaluate(engine, s, problem, names, shard, key) for n, s in splits.items()}
+    alive = partial(reporter.phase, "evaluate")
+    scores = {n: evaluate(engine, s, problem, names, shard, key, alive) for n, s in splits.items()}
 
     clock.phase("prune")
     weights = engine.masters(engine.backbone)
@@ -234,6 +237,22 @@ def numerics_of(request: TrialRequest, shard: Shard, device: torch.device) -> Nu
         num_threads=torch.get_num_threads(),
         versions={n: library_version(n) for n in ("torch", "transformers", "deepspeed")},
     )
+
+
+class StepReports:
+    """Reports every step, though the loss is read at few: who watches sees each as progress."""
+
+    def __init__(self, reporter: Reporter, num_steps: int) -> None:
+        self._reporter, self._num_steps, self._loss = reporter, num_steps, 0.0
+
+    def read(self, step: int, loss: float) -> None:
+        """A step's loss has been read."""
+        self._loss = loss
+        self.taken(step)
+
+    def taken(self, step: int) -> None:
+        """A step has been taken."""
+        self._reporter.step(step, self._num_steps, self._loss)
 
 
 class Stopwatch:

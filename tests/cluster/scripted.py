@@ -114,6 +114,17 @@ def _wait_for(argument: str, reporter: Reporter) -> dict[str, int]:
     return {"pid": os.getpid()}
 
 
+def _stall(argument: str, reporter: Reporter) -> None:
+    """Report one step, then none."""
+
+    def asleep_in_the_work() -> None:
+        time.sleep(float(argument or LONG_S))
+
+    reporter.phase("train")
+    reporter.step(3, 10, 0.5)
+    asleep_in_the_work()
+
+
 def _exit(argument: str, reporter: Reporter) -> None:
     """End the process of one rank; its peers wait as they would in an all-reduce."""
     if os.environ["RANK"] == argument:
@@ -156,6 +167,7 @@ ACTIONS: dict[str, Callable[[str, Reporter], Any]] = {
     "return": _return,
     "raise": _raise,
     "wait_for": _wait_for,
+    "stall": _stall,
     "exit": _exit,
     "raise_in": _raise_in,
     "hold": _hold,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from cluster.ray_executor import RayExecutor
 from cluster.session import Session
 from cluster.slot import GangLife
 from search_spaces.contracts import Compute, Failed, FailureClass, Succeeded
+from search_spaces.run_specs import HangLimits
 from tests.cluster.scripted import (
     ONE_RANK,
     TWO_RANKS,
@@ -161,6 +163,26 @@ def test_idle_gang_is_given_back(new_executor: NewExecutor) -> None:
     run(executor, "return:")
     eventually(lambda: not executor.wait(0.2) and not _living_ranks())
     assert answer_of(run(executor, "return:woken")) == "woken"
+
+
+def test_attempt_that_hangs_is_ended_with_its_gang(
+    new_executor: NewExecutor, tmp_path: Path
+) -> None:
+    """No report within the phase's limit: class hang, with place, stacks and the remedy."""
+    executor = new_executor(life=GangLife(hang_limits=HangLimits(train=1)))
+    executor.submit(make_request("stall:"))
+    [outcome] = wait_all(executor, 1)
+    assert isinstance(outcome, Failed) and outcome.failure is FailureClass.HANG
+    said = outcome.message
+    assert re.search(
+        r"Gang \d+ has made no progress for \d+ s in phase train at step 3 of 10", said
+    )
+    assert "(limit: 1 s, retries.hang_after_s.train) and was ended" in said
+    assert re.search(r"rank 0 \(process \d+ on \S+, log \S+\.err\)", said)
+    assert "asleep_in_the_work" in outcome.details
+    eventually(lambda: not _living_ranks())
+    other = ONE_RANK.with_micro_batch(2)  # another gang, and a micro-batch of the request's own
+    assert answer_of(run(executor, "return:on", other)) == "on"
 
 
 def _phases(executor: RayExecutor) -> list[str]:

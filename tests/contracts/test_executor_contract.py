@@ -140,6 +140,24 @@ class TestExecutorContract:
         (tmp_path / "gate").touch()
         wait_all(executor, 1)
 
+    def test_a_cancelled_attempt_has_no_outcome_and_frees_its_slot(
+        self, executor: Executor, tmp_path: Path
+    ) -> None:
+        """Others go on; a trial that runs nowhere is nobody's, and the slot runs the next one."""
+        doomed = make_request(f"wait_for:{tmp_path / 'gate'}", seed=1)
+        executor.submit(doomed)
+        eventually(lambda: not executor.wait(0.02) and list(tmp_path.glob("*.pid*")))
+        executor.cancel(make_request("", seed=9).spec.key)
+        assert [point.trial_key for point in executor.progress()] == [doomed.spec.key]
+        executor.cancel(doomed.spec.key)
+        executor.cancel(doomed.spec.key)
+        assert executor.progress() == []
+        for seed in range(executor.num_slots):
+            executor.submit(make_request("return:next", seed=seed + 2))
+        outcomes = wait_all(executor, executor.num_slots)
+        assert {answer_of(outcome) for outcome in outcomes} == {"next"}
+        assert executor.wait(timeout_s=0.2) == []
+
     def test_other_shape_is_refused(self, executor: Executor) -> None:
         """A request for other gangs than the executor's would change the numerics unseen."""
         with pytest.raises(ValueError, match="num_ranks=2"):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 from search_spaces.contracts import (
     ArtifactInfo,
     Compute,
@@ -30,6 +27,7 @@ from search_spaces.trial import (
     Trial,
     TrialSpec,
 )
+from workers.artifacts import write_artifact
 
 NUM_PRUNABLE = 1000
 
@@ -127,16 +125,11 @@ def make_dag(parent_choices: list[list[int]]) -> list[Trial]:
 
 def leave_artifacts(store_uri: str, trial: Trial, attempt: str) -> dict[str, ArtifactInfo]:
     """Write the files that a trial's outputs name into the attempt's folder."""
-    folder = Path(attempt_folder(store_uri, trial.key, attempt))
-    folder.mkdir(parents=True)
-    artifacts = {}
-    for name in trial.outputs.artifacts:
-        data = f"{trial.key} {name}".encode()
-        (folder / name).write_bytes(data)
-        artifacts[name] = ArtifactInfo(
-            name=name, sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data)
-        )
-    return artifacts
+    folder = attempt_folder(store_uri, trial.key, attempt)
+    return {
+        name: write_artifact(folder, name, f"{trial.key} {name}".encode())
+        for name in trial.outputs.artifacts
+    }
 
 
 def make_result(

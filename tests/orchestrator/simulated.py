@@ -47,6 +47,7 @@ class SimulatedExecutor:
         self.num_slots = num_slots
         self.submitted: list[tuple[str, str]] = []  # (key, attempt)
         self.started_at: list[float] = []
+        self.cancelled: list[str] = []
         self.max_running = 0
         self.num_closes = 0
         self._clock, self._store_uri, self._fail = clock, store_uri, fail
@@ -78,6 +79,11 @@ class SimulatedExecutor:
             Progress(trial_key=r.spec.key, phase="train", step=1, num_steps=10, loss=0.5)
             for _, _, r in self._running
         ]
+
+    def cancel(self, trial_key: str) -> None:
+        self.cancelled.append(trial_key)
+        self._running = [one for one in self._running if one[2].spec.key != trial_key]
+        heapq.heapify(self._running)
 
     def close(self) -> None:
         self.num_closes += 1

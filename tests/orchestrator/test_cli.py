@@ -65,8 +65,9 @@ def test_a_missing_sweep_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_light_commands_load_no_training_library(sweep: Path) -> None:
-    """--help, validate and plan answer without torch, Ray, transformers or DeepSpeed."""
-    for arguments in (["--help"], ["validate", str(sweep)], ["plan", str(sweep)]):
+    """They answer without torch, Ray, transformers or DeepSpeed."""
+    light = (["--help"], ["validate", str(sweep)], ["plan", str(sweep)])
+    for arguments in (*light, ["simulate", str(sweep), "--cpus", "4", "--gantt", "run.html"]):
         done = tickets(*arguments, cwd=sweep.parent)
         assert done.returncode == 0, done.stderr
         assert "HEAVY []" in done.stderr
@@ -79,6 +80,30 @@ def test_plan_counts_and_explains(sweep: Path) -> None:
     assert plan["num_run"] + plan["num_wait"] == 15
     assert plan["num_reuse"] == 0
     assert all(row["reason"] for row in plan["rows"])
+
+
+def test_simulate_uses_the_sweeps_own_retries(sweep: Path) -> None:
+    """Without a budget each trial that is hit is given up; with the default one it runs again."""
+    text = sweep.read_text().replace("/store\n", "/empty\n")
+    budgets = {"own": "retries: {infrastructure: 0}\n", "default": ""}
+    found = {}
+    for name, budget in budgets.items():
+        path = sweep.with_name(f"{name}.yaml")
+        path.write_text(text + budget)
+        arguments = ("--cpus", "1", "--mtbf", "60s", "--repair", "0s", "--json")
+        done = tickets("simulate", str(path), *arguments, cwd=sweep.parent)
+        found[name] = json.loads(done.stdout)
+    assert found["own"]["num_failures"] == found["own"]["num_failed"] > 0
+    assert found["own"]["num_retries"] == 0 < found["default"]["num_retries"]
+
+
+def test_a_chart_that_cannot_be_written_is_one_sentence(sweep: Path) -> None:
+    """Its folder is a file: exit code 2, the place and the next step."""
+    place = f"{sweep}/run.png"
+    done = tickets("simulate", str(sweep), "--cpus", "4", "--gantt", place, cwd=sweep.parent)
+    assert done.returncode == 2
+    assert f"--gantt {place}: the chart cannot be written there" in done.stderr
+    assert "Name another file" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_explain_key_names_the_difference(sweep: Path) -> None:

@@ -57,6 +57,19 @@ def test_brackets_in_a_failure_are_shown_as_they_are() -> None:
     assert GLOO in said(screen)
 
 
+def test_a_trial_that_people_reopen_is_counted_once() -> None:
+    """It failed, was tried again and ended well: the bar must not pass its end."""
+    trial, result = small_world()[0][0], next(iter(small_world()[1].values()))
+    failed = Failed(
+        trial_key=trial.key, attempt="a0001-ff", failure=FailureClass.ERROR, message="broke"
+    )
+    with LiveProgress(console(), 1) as progress:
+        progress.failed(trial, failed, will_retry=False)
+        progress.succeeded(trial, result)
+        (task,) = progress._bar.tasks
+        assert task.completed == 1
+
+
 @pytest.mark.parametrize(("has_ended", "num_running"), [(True, 1), (True, 0), (False, 1)])
 def test_status_says_that_a_run_was_interrupted(has_ended: bool, num_running: int) -> None:
     """Only where trials are RUNNING and nobody runs them; the remedy is the same command."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import sys
@@ -20,7 +21,7 @@ from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo
 from orchestrator.listeners import ListenerGroup, SilentListener
 from orchestrator.policies import Add, LadderPolicy, Skip
-from orchestrator.retries import BACKOFF_BASE_S, DEFAULT_BUDGETS
+from orchestrator.retries import DEFAULT_BUDGETS, DEFAULT_RULES
 from orchestrator.store import Store
 from search_spaces.contracts import FailureClass, TrialState
 from search_spaces.errors import UserError
@@ -208,12 +209,35 @@ def test_infrastructure_failures_are_tried_again_later(world):
     assert world.run([unlucky, other], fail=fail, num_slots=1).succeeded
     assert world.submitted == [unlucky.key, other.key, unlucky.key, unlucky.key]
     starts = world.executor.started_at
-    assert starts[2] - starts[0] >= BACKOFF_BASE_S
-    assert starts[3] - starts[2] >= 2 * BACKOFF_BASE_S
+    shortest_s = DEFAULT_RULES.base_s * (1 - DEFAULT_RULES.jitter)
+    assert starts[2] - starts[0] >= shortest_s
+    assert starts[3] - starts[2] >= 2 * shortest_s
     assert world.diary.of("retry") == [unlucky.key] * 2
     assert world.rows()[unlucky.key].attempts == 3
     numbers = [attempt[:6] for key, attempt in world.executor.submitted if key == unlucky.key]
     assert numbers == ["a0001-", "a0002-", "a0003-"]
+
+
+class Patient(SimulatedExecutor):
+    """Wants to be waited for while it has no free slot."""
+
+    def wait(self, timeout_s):
+        assert timeout_s > 0 or len(self._running) < self.num_slots, "the loop spins"
+        return super().wait(timeout_s)
+
+
+def test_a_retry_that_is_due_while_no_slot_is_free_does_not_spin(world):
+    """The loop waits for the slot instead of asking again and again."""
+    trials = [make_trial(seed=seed) for seed in range(20)]
+    left = Counter({trials[0].key: 1})
+
+    def fail(request):
+        left[request.spec.key] -= 1
+        return FailureClass.INFRASTRUCTURE if left[request.spec.key] >= 0 else None
+
+    options = {"num_slots": 1, "rng": random.Random(3), "executor": Patient}
+    assert world.run(trials, fail=fail, **options).succeeded
+    assert world.submitted.count(trials[0].key) == 2 and world.submitted[-1] != trials[0].key
 
 
 def test_one_broken_lineage_does_not_stop_the_others(world):
@@ -259,6 +283,30 @@ def test_an_interrupted_sweep_keeps_what_is_committed(world):
     world.diary = Diary()
     assert world.run(trials).succeeded
     assert world.submitted == [trial.key for trial in trials[2:]]
+
+
+class Pressing(FakeClock):
+    """Ctrl-C is pressed at the n-th look."""
+
+    def __call__(self):
+        try:
+            return super().__call__()
+        except Killed:
+            raise KeyboardInterrupt from None
+
+
+def test_wherever_an_interrupt_falls_the_journal_has_no_open_trial(tmp_path):
+    """Also between the scheduler's change and the journal's; the last look is the run's end."""
+    trials = make_lineage(num_rounds=2)
+    for look in itertools.count(1):
+        world = World(tmp_path / str(look))
+        try:
+            outcome = world.run(trials, Pressing(look), fail=lambda _: FailureClass.USER_ERROR)
+        except KeyboardInterrupt:
+            break
+        assert outcome.cancelled
+        assert all(row.state.is_finished for row in world.rows().values()), f"at look {look}"
+    assert look > 5
 
 
 class Interrupted:
@@ -333,6 +381,22 @@ def test_a_trial_that_another_sweep_finished_is_not_started(world):
     assert world.rows()[second.key].state is TrialState.SUCCEEDED
 
 
+def test_a_trial_that_a_reused_result_makes_a_policy_skip_is_not_started(world):
+    """Though it was ready when the result was found in the store."""
+    first, found, skipped = (make_trial(seed=seed) for seed in range(3))
+    policy = Gardener(found, skipped, make_trial(seed=77))
+
+    def other_commits(request):
+        if request.spec.key == first.key:
+            world.store.commit(finish(world.store.uri, found, "other"), found.spec)
+
+    options = {"num_slots": 3, "later": [policy.add], "fail": other_commits}
+    trials = [first, *(one.model_copy(update={"after": (first.key,)}) for one in (found, skipped))]
+    outcome = world.run(trials, policy=policy, **options)
+    assert outcome.succeeded and outcome.counts[TrialState.SKIPPED] == 1
+    assert world.submitted == [first.key, policy.add.key]
+
+
 class Damaging(SimulatedExecutor):
     """Its first attempt leaves a cut mask, its second none at all."""
 
@@ -358,6 +422,18 @@ def test_attempts_that_leave_no_whole_mask_have_failed(world):
         "The attempt ended well, but left no mask-global-magnitude-100.arrow."
     )
     assert world.store.has_outputs(trial.key, trial.outputs)
+
+
+def test_no_credential_of_the_store_reaches_journal_or_display(world):
+    """Messages of a store's errors name its URI."""
+
+    def request(uri, trial, attempt):
+        raise UserError("The store s3://key:secret@bucket/runs has no file of the given mask.")
+
+    outcome = world.run([make_trial()], request=request)
+    (cause,) = outcome.failures.values()
+    assert cause.message == "The store s3://***@bucket/runs has no file of the given mask."
+    assert "secret" not in repr(world.events()) + repr(world.rows())
 
 
 def test_a_request_that_cannot_be_made_fails_its_trial(world):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -159,9 +159,23 @@ def test_only_a_writer_that_is_surely_gone_has_ended(path):
     assert not has_ended(path)
     path.parent.mkdir(parents=True)
     lock = path.with_name(f"{path.name}.lock")
-    for text in ("", "{", '{"pid": 1}', '{"pid": 999999999, "host": "elsewhere"}'):
+    for text in ("", "{", "[]", '{"pid": 1}', '{"pid": 999999999, "host": "elsewhere"}'):
         lock.write_text(text)
         assert not has_ended(path)
+
+
+def test_a_number_given_anew_is_no_writer(path):
+    """Another process has the dead writer's number: it is not asked to stop in its place."""
+    Journal.open(path, SWEEP, now=1.0).close()
+    assert not has_ended(path)
+    lock = path.with_name(f"{path.name}.lock")
+    holder = json.loads(lock.read_text())
+    lock.write_text(json.dumps({**holder, "pid_started": "1"}))
+    assert has_ended(path)
+    lock.write_text(json.dumps({**holder, "pid": 999999999}))
+    assert has_ended(path)
+    lock.write_text(json.dumps({**holder, "pid": 999999999, "machine": "this host, another boot"}))
+    assert not has_ended(path)
 
 
 def test_a_journal_rebuilt_from_the_store_equals(path, tmp_path, store):
@@ -225,21 +239,10 @@ def test_policy_additions_are_rows_and_events(path, store):
 
 
 def test_journals_that_cannot_be_used_are_explained(path):
-    """Absent, damaged and foreign journals name the file and the next step."""
+    """An absent journal and a place that is none name the file and the next step."""
     with pytest.raises(UserError, match=r"journal\.db: there is no journal.*'tickets run'"):
         Journal.read_only(path)
     path.parent.mkdir(parents=True)
-    path.write_bytes(b"no database at all" * 100)
-    for use in (Journal.read_only, lambda p: Journal.open(p, SWEEP, now=1.0)):
-        with pytest.raises(UserError, match=r"cannot be used \(file is not a database\).*rebuilt"):
-            use(path)
-    path.unlink()
-    Journal.open(path, SWEEP, now=1.0).close()
-    with sqlite3.connect(path) as database:
-        database.execute("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
-    database.close()
-    for use in (Journal.read_only, lambda p: Journal.open(p, SWEEP, now=1.0)):
-        with pytest.raises(UserError, match=r"has schema 99, but this version .* knows 1"):
-            use(path)
-    with pytest.raises(UserError, match="the journal cannot be used"):
+    path.write_text("a file")
+    with pytest.raises(UserError, match=r"cannot be used .*Check that the folder exists"):
         Journal.open(path / "below-a-file" / "journal.db", SWEEP, now=1.0)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.graph import MissingParentError, TrialGraph
-from orchestrator.retries import BACKOFF_BASE_S, BACKOFF_LIMIT_S, Cause, backoff_s
+from orchestrator.retries import Cause, RetryRules
 from orchestrator.scheduler import Scheduler, SchedulerError
 from search_spaces.contracts import FailureClass, TrialState
 from tests.orchestrator.factories import make_dag, make_lineage, make_trial
@@ -123,9 +123,10 @@ def test_a_chain_is_measured_in_work():
 def test_infrastructure_failures_wait_longer_each_time():
     """Back-off doubles from its base and ends with the budget; other trials go on meanwhile."""
     first, other = make_trial(seed=1), make_trial(seed=2)
-    scheduler = Scheduler(TrialGraph([first, other]), {FailureClass.INFRASTRUCTURE: 2})
+    budgets = {FailureClass.INFRASTRUCTURE: 2}
+    scheduler = Scheduler(TrialGraph([first, other]), budgets, RetryRules(base_s=5.0, jitter=0.0))
     now = 100.0
-    for wait_s in (BACKOFF_BASE_S, 2 * BACKOFF_BASE_S):
+    for wait_s in (5.0, 10.0):
         scheduler.start(first.key, "a")
         decision = scheduler.fail(first.key, FailureClass.INFRASTRUCTURE, "node died", now)
         assert (decision.will_retry, decision.not_before) == (True, now + wait_s)
@@ -138,12 +139,6 @@ def test_infrastructure_failures_wait_longer_each_time():
     assert not scheduler.fail(first.key, FailureClass.INFRASTRUCTURE, "node died", now).will_retry
     assert scheduler.state(first.key) is TrialState.FAILED
     assert scheduler.cause(first.key) == Cause(first.key, FailureClass.INFRASTRUCTURE, "node died")
-
-
-def test_backoff_is_bounded():
-    """However often a node dies, a trial waits five minutes at most."""
-    assert backoff_s(FailureClass.INFRASTRUCTURE, 50) == BACKOFF_LIMIT_S
-    assert backoff_s(FailureClass.OUT_OF_MEMORY, 1) == 0.0
 
 
 def test_each_class_has_its_own_budget():

@@ -4,12 +4,14 @@ A new field must have a default, which leaves these literals alone. If a literal
 raise TRAINING_CODE_VERSION and say so in the changelog.
 """
 
+import copy
 import hashlib
+import pickle
 from typing import Literal
 
 from pydantic import Field
 
-from search_spaces.canonical import Frozen, canonical_json, content_key, short
+from search_spaces.canonical import _KEYS, Frozen, canonical_json, content_key, short
 from search_spaces.expand import expand
 from search_spaces.prunable import prunable_set
 from search_spaces.recipes import Recipe
@@ -116,3 +118,21 @@ def test_a_changed_copy_has_its_own_key() -> None:
     """No key is remembered from before a change: a stale name would be another trial's."""
     before = BASE.key
     assert BASE.model_copy(update={"seed": BASE.seed + 1}).key != before
+
+
+def test_a_key_is_forgotten_with_its_object() -> None:
+    """A new object at a dead one's place in memory has its own key, and nothing piles up."""
+    num_known, places = len(_KEYS), set()
+    for seed in range(200):
+        trial = BASE.model_copy(update={"seed": seed})
+        assert trial.key == trial.key == content_key(trial)
+        places.add(id(trial))
+        del trial
+    assert len(places) < 200  # places were taken again, so that a stale key would have shown
+    assert len(_KEYS) == num_known
+
+
+def test_a_pickled_trial_has_the_same_key() -> None:
+    """In another process too: the key is of the content, and not of the place in memory."""
+    assert pickle.loads(pickle.dumps(BASE)).key == BASE.key
+    assert copy.deepcopy(BASE).key == BASE.key

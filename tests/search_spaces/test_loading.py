@@ -137,6 +137,28 @@ store: ${TICKETS_NO_SUCH}/runs
             "preset: is 'chen', but must be one of chen2020-code, chen2020-paper, ",
         ),
         ({"retries": {"eror": 1}}, "retries.eror: is no known field. Did you mean 'error'?"),
+        (
+            {"retries": {"diverged": "always"}},
+            "retries.diverged: is 'always', but must be 'fail', 'retry' or a whole number >= 0.",
+        ),
+        (
+            {"retries": {"diverged": True}},
+            "retries.diverged: is True, but must be 'fail', 'retry' or a whole number >= 0.",
+        ),
+        ({"retries": {"preempted": -1}}, "retries.preempted: is -1, but must be >= 0."),
+        ({"retries": {"jitter": 1}}, "retries.jitter: is 1, but must be < 1."),
+        (
+            {"retries": {"backoff_s": 600}},
+            "retries.backoff_limit_s: is 300, but must be at least backoff_s, 600.",
+        ),
+        (
+            {"retries": {"hang_after_s": {"train": 0}}},
+            "retries.hang_after_s.train: is 0, but must be >= 1.",
+        ),
+        (
+            {"retries": {"hang_after_s": {"training": 9}}},
+            "retries.hang_after_s.training: is no known field. Did you mean 'train'?",
+        ),
         ({"tracking": {"x": 1}}, "tracking.x: is no known field. Known: uri, experiment."),
         ({"splits": {"select": "hsh"}}, "splits.select.kind: is 'hsh', but must be one of hash, r"),
         ({"store": 3}, "store: is 3, but must be text."),

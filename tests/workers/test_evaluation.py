@@ -16,9 +16,12 @@ from transformers import BertForSequenceClassification
 from cluster.local_executor import LocalExecutor
 from search_spaces.contracts import Compute, TrialRequest
 from tests.workers.requests import facts, request
-from tests.workers.running import run
+from tests.workers.running import losses_of, run
 from workers.classifier import Classifier
 from workers.engine import Engine, Engines
+from workers.evaluate import num_at_once
+from workers.finetune import Shard
+from workers.labelled import Labelled
 from workers.metrics import accuracy, f1, matthews
 from workers.tokens import TokenSplit, token_splits
 
@@ -85,3 +88,21 @@ def test_scores_are_those_of_the_trained_weights(
         assert done.scores[name].metrics[metric] == pytest.approx(expected, abs=1e-5)
     backwards = BY_HAND[metric](predicted[::-1], labels)  # an order lost on the way would show
     assert abs(expected - backwards) > 0.05
+
+
+def test_a_halved_micro_batch_changes_no_score(tmp_path: Path, executor: LocalExecutor) -> None:
+    """What a retry after out of memory computes: the same batches, key and scores, less at once."""
+    model, task = facts(tmp_path)
+    whole = request(tmp_path, model, task, batch_size=16)
+    small = request(tmp_path, model, task, batch_size=16, compute=Compute(micro_batch_size=1))
+    assert whole.spec.key == small.spec.key
+    first, second = run(executor, whole), run(executor, small)
+    assert (first.numerics.micro_batch_size, second.numerics.micro_batch_size) == (16, 1)
+    assert losses_of(second) == pytest.approx(losses_of(first), abs=1e-6)
+    assert second.scores == first.scores
+
+
+def test_only_very_small_micro_batches_make_evaluation_smaller() -> None:
+    problem = Labelled("classification")
+    sizes = [num_at_once(problem, Shard(micro_batch_size=size)) for size in (0, 32, 8, 4, 1)]
+    assert sizes == [128, 128, 128, 64, 16]

@@ -1,0 +1,173 @@
+"""The paper's whole study on a simulated clock: our order of trials against first come, first."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Mapping
+
+from benchmarks.measure import OURS, Case, Goal, Report
+from benchmarks.paper_study import printed, step_s, trials_of
+from orchestrator.graph import TrialGraph
+from orchestrator.simulate import simulate
+from orchestrator.simulated_figures import Figures, critical_path, figures_of
+from orchestrator.simulated_nodes import Host
+
+FIFO = "first in, first out"
+NARROW = "one GPU a trial"
+NUM_GPUS = (4, 16, 64)
+GANG_SIZES = (1, 2, 4, 8)
+NODE_GPUS = 8
+MODELS = ("bert-base", "bert-large")
+
+
+def run(smoke: bool) -> Report:
+    """Simulate both studies of each model; the clock is simulated, so one round is enough."""
+    models = MODELS[:1] if smoke else MODELS
+    names = ("figure2",) if smoke else ("table2", "figure2")
+    cases: list[Case] = []
+    for model in models:
+        trials = trials_of(model, names)
+        for study, chosen in (("all levels", trials), ("as printed", printed(trials))):
+            graph, name = TrialGraph(chosen), f"{model}, {study}"
+            cases += [_order_case(name, graph, num) for num in NUM_GPUS]
+        cases.append(_gang_case(name, graph, NUM_GPUS[-1]))
+    return Report(
+        variants={
+            FIFO: "a queue in the order in which trials become ready, as a plain task queue has",
+            NARROW: "ours, with one GPU for every trial",
+            OURS: "the scheduler: longest chain first; in the last case also larger gangs on the "
+            "critical path, chosen by `gang_sizes` of this benchmark: `tickets run` gives all "
+            "trials of a sweep gangs of one size",
+        },
+        settings={
+            "study": "examples/chen2020-table2.yaml and -figure2.yaml together, on an empty store; "
+            "as printed: only the levels and runs whose scores the paper prints",
+            "durations": "modelled (`benchmarks/paper_study.py`), not measured; steps only",
+            "gangs": "one GPU each; in the last case 1, 2, 4 or 8 GPUs of one node",
+        },
+        cases=tuple(cases),
+    )
+
+
+def durations(graph: TrialGraph, num_gpus: int = 1) -> dict[str, float]:
+    """Return the modelled seconds of each trial on a gang of some GPUs."""
+    specs = ((key, graph[key].spec) for key in graph)
+    return {key: spec.num_steps * step_s(spec, num_gpus) for key, spec in specs}
+
+
+def fifo_wall_s(graph: TrialGraph, seconds: Mapping[str, float], num_slots: int) -> float:
+    """Return the makespan of a plain queue: what becomes ready first starts first."""
+    unmet = {key: len(graph.parents(key)) for key in graph}
+    queue = deque(key for key in graph if not unmet[key])
+    running: list[tuple[float, str]] = []
+    now = 0.0
+    while queue or running:
+        while queue and len(running) < num_slots:
+            key = queue.popleft()
+            heapq.heappush(running, (now + seconds[key], key))
+        now, key = heapq.heappop(running)
+        for child in graph.children(key):
+            unmet[child] -= 1
+            if not unmet[child]:
+                queue.append(child)
+    return now
+
+
+def gang_sizes(
+    graph: TrialGraph, seconds: Mapping[str, Mapping[int, float]], num_gpus: int
+) -> dict[str, int]:
+    """Return the GPUs of each trial: the smallest size, and more on the critical path.
+
+    As long as the longest chain outlasts all work spread over all GPUs, one trial on it gets the
+    size that saves the most seconds for each GPU-second that it costs.
+
+    Args:
+        graph: All trials.
+        seconds: How long each trial takes, by gang size; a trial that is absent has its result.
+        num_gpus: GPUs of the cluster.
+
+    Returns:
+        A size for each trial of ``seconds``.
+    """
+    sizes = {key: min(by_size) for key, by_size in seconds.items()}
+    now = {key: seconds[key][size] for key, size in sizes.items()}
+    work_s = sum(sizes[key] * now[key] for key in now)
+    while True:
+        chain_s, chain = critical_path(graph, now)
+        if chain_s <= work_s / num_gpus:
+            return sizes
+        steps = [
+            (_worth(seconds[key], sizes[key], size), key, size)
+            for key in chain
+            for size in seconds[key]
+            if sizes[key] < size <= num_gpus and seconds[key][size] < now[key]
+        ]
+        if not steps:
+            return sizes
+        _, key, size = max(steps)
+        work_s += size * seconds[key][size] - sizes[key] * now[key]
+        sizes[key], now[key] = size, seconds[key][size]
+
+
+def hosts_for(num_gpus: int) -> list[Host]:
+    """Return nodes of at most eight GPUs."""
+    return [Host(min(NODE_GPUS, num_gpus - at)) for at in range(0, num_gpus, NODE_GPUS)]
+
+
+def _order_case(study: str, graph: TrialGraph, num_gpus: int) -> Case:
+    seconds = durations(graph)
+    figures = figures_of(graph, seconds, simulate(graph, seconds, hosts_for(num_gpus)))
+    fifo_s = fifo_wall_s(graph, seconds, num_gpus)
+    samples = {
+        FIFO: [{"makespan_s": fifo_s, "over_bound": fifo_s / figures.bound_s}],
+        OURS: [{"makespan_s": figures.makespan_s, "over_bound": figures.ratio}],
+    }
+    meaning = "makespan / the larger of all work over all GPUs and the critical path"
+    goals = (Goal("over_bound", 1.1, meaning=meaning),)
+    return Case(f"{study}, {num_gpus} GPUs", samples, (_bounds(figures),), goals)
+
+
+def _bounds(figures: Figures) -> str:
+    return (
+        f"{figures.num_trials:,} trials; work over all GPUs {figures.work_bound_s:,.0f} s, "
+        f"critical path {figures.chain_s:,.0f} s over {len(figures.chain)} trials."
+    )
+
+
+def _gang_case(study: str, graph: TrialGraph, num_gpus: int) -> Case:
+    by_size = {size: durations(graph, size) for size in GANG_SIZES}
+    choices = {key: {size: by_size[size][key] for size in GANG_SIZES} for key in graph}
+    sizes = gang_sizes(graph, choices, num_gpus)
+    chosen = {key: choices[key][size] for key, size in sizes.items()}
+    hosts = hosts_for(num_gpus)
+    samples = {
+        NARROW: [
+            {
+                "critical_path_s": critical_path(graph, by_size[1])[0],
+                "makespan_s": simulate(graph, by_size[1], hosts).wall_s,
+            }
+        ],
+        OURS: [
+            {
+                "critical_path_s": critical_path(graph, chosen)[0],
+                "makespan_s": simulate(graph, chosen, hosts, widths=sizes).wall_s,
+            }
+        ],
+    }
+    counted = ", ".join(f"{list(sizes.values()).count(s):,} of {s}" for s in GANG_SIZES)
+    least = critical_path(graph, {key: min(of.values()) for key, of in choices.items()})[0]
+    facts = (
+        f"Gangs by GPUs: {counted}. Sizes grow only until the critical path is no longer than all "
+        f"work over {num_gpus} GPUs; with every trial at its quickest size the path would take "
+        f"{least:,.0f} s.",
+    )
+    goals = (Goal("critical_path_s", 2.0, peer=NARROW),)
+    return Case(f"{study}, {num_gpus} GPUs, gang size chosen for each trial", samples, facts, goals)
+
+
+def _worth(by_size: Mapping[int, float], old: int, new: int) -> float:
+    """Return the seconds saved for each GPU-second that the larger gang costs."""
+    extra = new * by_size[new] - old * by_size[old]
+    return (by_size[old] - by_size[new]) / extra if extra > 0 else math.inf

@@ -1,0 +1,39 @@
+"""A damaged journal is rebuilt before a run reads it: no other command moves one aside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from orchestrator.graph import TrialGraph
+from orchestrator.journal import Journal
+from orchestrator.journal_file import BrokenJournalError
+from orchestrator.store import Store
+from orchestrator.sweep_context import SweepContext
+
+T = TypeVar("T")
+
+
+def mended(context: SweepContext, store: Store, look: Callable[[], T]) -> T:
+    """Return what a look finds; where it finds the journal damaged, look again after a rebuild.
+
+    Without this a run would end with the advice to run: it reads the journal before it opens it,
+    and one with nothing to do does not open it at all.
+
+    Args:
+        context: The sweep.
+        store: Has its results.
+        look: May read the sweep's journal.
+
+    Raises:
+        UserError: The journal cannot be used, or another process runs the sweep.
+    """
+    try:
+        return look()
+    except BrokenJournalError:
+        now = time.time()
+        with Journal.open(context.journal_path, context.info, now) as journal:
+            journal.rebuild(TrialGraph(context.trials), store, now)
+            journal.end(now)
+        return look()

@@ -1,0 +1,72 @@
+"""Takes nodes away from a real cluster while gangs work on them; run as a program of its own.
+
+It prints one JSON line for each way in which a node goes. A cluster of several nodes cannot be
+started in a process that is connected to Ray already.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import ray
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+from cluster.nodes import draining_nodes
+from cluster.ray_executor import RayExecutor
+from cluster.session import Session
+from tests.cluster.scripted import (
+    ONE_RANK,
+    eventually,
+    export_rank,
+    make_request,
+    scripted_trial,
+    wait_all,
+)
+
+
+def drain(cluster: Cluster, node_id: str) -> None:
+    """Tell Ray what a cloud tells of a spot node: in a second it will be gone."""
+    deadline_ms = int(time.time() * 1000) + 1000
+    accepted, why = GcsClient(address=cluster.address).drain_node(
+        node_id, DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), "spot", deadline_ms
+    )
+    assert accepted, why
+    eventually(lambda: node_id in draining_nodes())
+
+
+def lose_a_node(cluster: Cluster, session: Session, folder: Path, way: str) -> dict[str, str]:
+    """Return how an attempt ends whose node is ``drained`` and killed, or ``ended``."""
+    node = cluster.add_node(num_cpus=1)
+    eventually(lambda: len(session.nodes) == 2)
+    executor = RayExecutor(session, ONE_RANK, 1, None, scripted_trial, export_rank)
+    try:
+        executor.submit(make_request(f"wait_for:{folder / way}"))
+        eventually(lambda: not executor.wait(0.1) and list(folder.glob(f"{way}.pid*")), 60)
+        if way == "drained":
+            drain(cluster, node.node_id)
+        cluster.remove_node(node, allow_graceful=way == "ended")
+        [outcome] = wait_all(executor, 1)
+    finally:
+        executor.close()
+    return {"way": way, "failure": outcome.failure.value, "message": outcome.message}
+
+
+def main(folder: Path) -> None:
+    """Lose one node in each way."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        with Session(cluster.address) as session:
+            for way in ("drained", "ended"):
+                print(json.dumps(lose_a_node(cluster, session, folder, way)), flush=True)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
