@@ -31,15 +31,15 @@ def tables(record: Record) -> Iterator[str]:
         yield from transfers(record, table["split"])
 
 
-def levels(record: Record, task: str) -> Iterator[str]:
-    """Yield a line for the dense network and for each method and level of a task.
+def levels(record: Record, task: str, rule: str = "noninferior") -> Iterator[str]:
+    """Yield a line for the dense network and for each method and level of a task, judged by a rule.
 
     Columns of controls are shown where the task has any: the control's mean, and whether the
     one-sided 95% lower bound of ticket - control is above 0.
     """
     rows = [row for row in record["verdicts"] if row["task"] == task]
     names = list(dict.fromkeys(one["name"] for row in rows for one in row["controls"]))
-    header = ["", "select", "report", "vs dense, select", "noninferior", *names]
+    header = ["", "select", "report", "vs dense, select", rule, *names]
     yield "| " + " | ".join(header) + " |"
     yield "|---" * len(header) + "|"
     first = rows[0]
@@ -50,7 +50,7 @@ def levels(record: Record, task: str) -> Iterator[str]:
     ]
     yield "| " + " | ".join([*dense, *[""] * (len(header) - 3)]) + " |"
     for row in rows:
-        yield "| " + " | ".join(_level(row, names)) + " |"
+        yield "| " + " | ".join(_level(row, names, rule)) + " |"
 
 
 def between(record: Record, first: str, second: str) -> Iterator[str]:
@@ -74,6 +74,30 @@ def between(record: Record, first: str, second: str) -> Iterator[str]:
             compared = beats(ours, theirs)
             told.append(f"{compared.difference_mean:+.4f}, {compared.lower_bound:+.4f}")
         yield f"| {task} | {sparsity:.0%} | {told[0]} | {told[1]} |"
+
+
+def between_protocols(first: Record, second: Record, task: str) -> Iterator[str]:
+    """Yield a line for each level of a record: how far its IMP is above that of another record at
+    the nearest level, paired on seeds. Mean and one-sided 95% lower bound on each split.
+    """
+    names = [record["sweep"] for record in (first, second)]
+    yield f"| {names[0]} | {names[1]} | difference, select | report |"
+    yield "|---|---|---|---|"
+    rows, others = (
+        [row for row in record["verdicts"] if (row["task"], row["method"]) == (task, "imp")]
+        for record in (first, second)
+    )
+    for ours in rows:
+        theirs = min(others, key=lambda row: abs(row["sparsity"] - ours["sparsity"]))
+        told = []
+        for split in ("select", "report"):
+            compared = beats(
+                _finals(first, task, "imp", ours["num_removed"], split),
+                _finals(second, task, "imp", theirs["num_removed"], split),
+            )
+            told.append(f"{compared.difference_mean:+.4f}, {compared.lower_bound:+.4f}")
+        shown = [f"{row['sparsity']:.0%}" for row in (ours, theirs)]
+        yield "| " + " | ".join([*shown, *told]) + " |"
 
 
 def _finals(
@@ -115,9 +139,9 @@ def overlaps(record: Record) -> Iterator[str]:
             yield f"| {name} | " + " | ".join(_score(value) for value in row) + " |"
 
 
-def _level(row: Mapping[str, Any], names: list[str]) -> list[str]:
+def _level(row: Mapping[str, Any], names: list[str], rule: str) -> list[str]:
     controls = {one["name"]: one for one in row["controls"]}
-    outcome, told = row["outcomes"]["noninferior"], row["report_outcome"]
+    outcome, told = row["outcomes"][rule], row["report_outcome"]
     same = f"{_words(outcome)} ({_words(told)} on report)" + (" **best**" if row["is_best"] else "")
     return [
         f"{row['method']} {row['sparsity']:.0%}",

@@ -1,4 +1,4 @@
-"""The committed studies of controls and transfer: what follows from their scores."""
+"""The committed studies of controls, protocols and transfer: what follows from their scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from orchestrator.verdicts import beats
 from tests.search_spaces.makers import data_folder
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-CONTROLS = ("minilm-controls",)
+CONTROLS = ("minilm-controls", "minilm-mrpc")
+PROTOCOLS = ("minilm-code", "minilm-paper")
 TRANSFERS = ("minilm-transfer",)
 SEEDS = (1, 2, 3)
 DELTA = 0.02
@@ -45,7 +46,7 @@ def scores(record: Row, split: str = "select", **wanted: Any) -> dict[int, float
     }
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", (*CONTROLS, *PROTOCOLS))
 def test_verdicts_and_controls_follow_from_the_recorded_scores(name: str) -> None:
     """Each outcome is what its rule says; `beats` what the paired bound says."""
     record = read(name)
@@ -90,6 +91,17 @@ def test_the_page_shows_the_levels(name: str) -> None:
             assert line in page(), line
 
 
+def test_the_page_compares_code_and_paper() -> None:
+    """Both protocols' tables under their own rule, and their difference, stand in docs/results.md."""
+    records = [read(name) for name in PROTOCOLS]
+    lines = [
+        *(line for one in records for line in results_tables.levels(one, "trec", "subnetwork_std")),
+        *results_tables.between_protocols(*records, "trec"),
+    ]
+    for line in lines:
+        assert line in page(), line
+
+
 @pytest.mark.parametrize("name", ("minilm-transfer", "minilm-one-mask"))
 def test_the_page_shows_the_tickets_of_the_transfer(name: str) -> None:
     """Each task's own ticket, and of the transfer the dense network."""
@@ -111,9 +123,10 @@ def test_foreign_cells_against_dense() -> None:
     assert not any(cell["dark"] for cell in foreign)
 
 
-def test_the_page_compares_imp_with_pruning_at_once() -> None:
+@pytest.mark.parametrize("name", CONTROLS)
+def test_the_page_compares_imp_with_pruning_at_once(name: str) -> None:
     """Every line of the paired differences stands in docs/results.md."""
-    record = read("minilm-controls")
+    record = read(name)
     for line in results_tables.between(record, "imp", "one-shot-theta0"):
         assert line in page(), line
 
@@ -131,7 +144,7 @@ def test_the_page_shows_the_matrices(name: str) -> None:
         assert line in page(), line
 
 
-@pytest.mark.parametrize("name", (*CONTROLS, *TRANSFERS, "minilm-one-mask"))
+@pytest.mark.parametrize("name", (*CONTROLS, *PROTOCOLS, *TRANSFERS, "minilm-one-mask"))
 def test_the_sweeps_still_name_the_recorded_trials(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
