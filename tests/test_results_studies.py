@@ -21,7 +21,7 @@ CONTROLS = ("minilm-controls", "minilm-mrpc")
 PROTOCOLS = ("minilm-code", "minilm-paper")
 TRANSFERS = ("minilm-transfer",)
 SEEDS = (1, 2, 3)
-DELTA = 0.02
+DELTAS = {"minilm-controls": 0.02, "minilm-mrpc": 0.02}  # the others have the default
 
 Row = dict[str, Any]
 
@@ -49,7 +49,7 @@ def scores(record: Row, split: str = "select", **wanted: Any) -> dict[int, float
 @pytest.mark.parametrize("name", (*CONTROLS, *PROTOCOLS))
 def test_verdicts_and_controls_follow_from_the_recorded_scores(name: str) -> None:
     """Each outcome is what its rule says; `beats` what the paired bound says."""
-    record = read(name)
+    record, delta = read(name), DELTAS.get(name, 0.01)
     assert record["verdicts"]
     for row in record["verdicts"]:
         level = {"task": row["task"], "num_removed": row["num_removed"]}
@@ -57,7 +57,7 @@ def test_verdicts_and_controls_follow_from_the_recorded_scores(name: str) -> Non
         dense = scores(record, kind="dense", task=row["task"])
         assert set(ticket) == set(dense) == set(SEEDS)
         for rule, outcome in row["outcomes"].items():
-            matches = judge(rule, [ticket[s] for s in SEEDS], [dense[s] for s in SEEDS], DELTA)
+            matches = judge(rule, [ticket[s] for s in SEEDS], [dense[s] for s in SEEDS], delta)
             assert matches == (outcome == "matching"), (row["task"], row["sparsity"], rule)
         for control in row["controls"]:
             other = scores(record, kind="control", method=control["name"], **level)
@@ -92,7 +92,7 @@ def test_the_page_shows_the_levels(name: str) -> None:
 
 
 def test_the_page_compares_code_and_paper() -> None:
-    """Both protocols' tables under their own rule, and their difference, stand in docs/results.md."""
+    """Both tables under their own rule, and their difference, stand in docs/results.md."""
     records = [read(name) for name in PROTOCOLS]
     lines = [
         *(line for one in records for line in results_tables.levels(one, "trec", "subnetwork_std")),
