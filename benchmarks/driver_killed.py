@@ -19,9 +19,10 @@ from pathlib import Path
 
 import ray
 
+from benchmarks.diary import Diary, Interval
 from benchmarks.machine import ROOT
 from benchmarks.measure import OURS, Case, Goal, Report, Sample, interleave
-from benchmarks.sleeping import Diary, Interval, Search, run_ours, run_tune
+from benchmarks.sleeping import Search, run_ours, run_tune
 from cluster.session import Session
 
 TUNE = "Ray Tune"

@@ -17,8 +17,9 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from benchmarks.diary import Diary, Interval, percentile
 from benchmarks.measure import OURS, Case, Goal, Report, Sample, interleave
-from benchmarks.sleeping import Diary, Interval, Search, percentile, run_ours, run_tune
+from benchmarks.sleeping import Search, run_ours, run_tune
 from cluster.session import Session
 
 TUNE = "Ray Tune"
@@ -35,6 +36,7 @@ def run(smoke: bool, quick: bool = False) -> Report:
     goals = (
         Goal("overhead_percent", 5.0, meaning=MEANING),
         Goal("overhead_percent", 1.0, TUNE, meaning="not above Tune's"),
+        Goal("gap_p50_ms", 50.0),
     )
     return Report(
         variants={

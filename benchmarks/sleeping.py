@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.diary import Diary
 from benchmarks.paper_study import EXAMPLES, model_facts, task_facts
 from cluster.ray_executor import RayExecutor
 from cluster.session import Session
@@ -50,8 +50,6 @@ from workers.ranks import RankEnv
 
 MODEL, TASK = "bert-base", "rte"
 JOURNAL = "journal.db"
-MEET_S = 60.0  # longest wait of a process for the others' start
-_MET: set[str] = set()  # diaries that this process has written its arrival to
 
 
 @dataclass(frozen=True)
@@ -88,67 +86,6 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """One run of a trial in a process.
-
-    Attributes:
-        end_s: None where it never came to its end.
-    """
-
-    name: str
-    pid: int
-    begin_s: float
-    end_s: float | None
-
-
-class Diary:
-    """A file to which processes add what they do; seconds are of one clock for all of them."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def write(self, event: str, name: str) -> None:
-        """Add a line, whole even where several processes write."""
-        line = f"{event} {name} {os.getpid()} {time.perf_counter():.6f}\n"
-        with open(self.path, "a") as file:
-            file.write(line)
-
-    def meet(self, num_processes: int) -> None:
-        """Wait, once in each process, until that many have come here.
-
-        Trials shorter than a process's start would else all run in the first one, in Tune.
-        """
-        if self.path in _MET:
-            return
-        _MET.add(self.path)
-        self.write("meet", "-")
-        until_s = time.perf_counter() + MEET_S
-        while time.perf_counter() < until_s and self._num_met() < num_processes:
-            time.sleep(0.02)
-
-    def _num_met(self) -> int:
-        lines = Path(self.path).read_text().splitlines()
-        return len({line.split()[2] for line in lines if line.startswith("meet ")})
-
-    def intervals(self) -> list[Interval]:
-        """Return every run, in the order of their beginnings."""
-        ends: dict[tuple[str, int], list[float]] = {}
-        begins: list[tuple[str, int, float]] = []
-        for line in Path(self.path).read_text().splitlines() if Path(self.path).exists() else ():
-            event, name, pid, at = line.split()
-            if event == "begin":
-                begins.append((name, int(pid), float(at)))
-            elif event == "end":
-                ends.setdefault((name, int(pid)), []).append(float(at))
-        return [
-            Interval(
-                name, pid, at, min((e for e in ends.get((name, pid), ()) if e > at), default=None)
-            )
-            for name, pid, at in sorted(begins, key=lambda begin: begin[2])
-        ]
-
-
-@dataclass(frozen=True)
 class Sleeper:
     """What a rank of ours runs in place of training."""
 
@@ -158,20 +95,48 @@ class Sleeper:
     num_slots: int
 
     def __call__(self, request: TrialRequest, reporter: Reporter) -> TrialResult:
-        """Leave the files that are asked for and sleep for the rest of the trial's time."""
-        diary, key = Diary(self.diary), request.spec.key
-        diary.meet(self.num_slots)
-        until_s = time.perf_counter() + self.trial_s
-        diary.write("begin", key)
-        data = bytes(self.mask_bytes)
-        files = {
-            name: write_artifact(request.attempt_uri, name, data)
-            for name in request.outputs.artifacts
-        }
-        time.sleep(max(0.0, until_s - time.perf_counter()))
-        result = _result(request, files, self.trial_s)
-        diary.write("end", key)
-        return result
+        """Leave the mask that is asked for and sleep for the rest of the trial's time."""
+        (mask,) = request.outputs.artifacts
+        file = sleep_and_write(
+            self.diary,
+            request.spec.key,
+            request.attempt_uri,
+            self.trial_s,
+            self.mask_bytes,
+            self.num_slots,
+            mask,
+        )
+        return _result(request, {mask: file}, self.trial_s)
+
+
+def sleep_and_write(
+    diary: str,
+    name: str,
+    folder: str,
+    trial_s: float,
+    mask_bytes: int,
+    num_slots: int,
+    mask: str = "mask.arrow",
+) -> ArtifactInfo:
+    """Be a trial: write a file, durable, and sleep for the rest of its time.
+
+    Args:
+        diary: Path of the trials' log.
+        name: Of the trial.
+        folder: Where the file goes.
+        trial_s: Seconds from beginning to end.
+        mask_bytes: Of the file.
+        num_slots: Processes that must be there before the first trial of any begins.
+        mask: The file's name.
+    """
+    log = Diary(diary)
+    log.meet(num_slots)
+    until_s = time.perf_counter() + trial_s
+    log.write("begin", name)
+    file = write_artifact(folder, mask, bytes(mask_bytes))
+    time.sleep(max(0.0, until_s - time.perf_counter()))
+    log.write("end", name)
+    return file
 
 
 def sleep_in_tune(config: dict[str, Any]) -> None:
@@ -253,12 +218,6 @@ def run_tune(search: Search, folder: Path, diary: str, restore: bool = False) ->
 
 def join_nobody(env: RankEnv) -> None:
     """Be a gang of one rank, without torch."""
-
-
-def percentile(values: Iterable[float], share: float) -> float:
-    """Return the smallest value that at least this share of all does not exceed."""
-    found = sorted(values)
-    return found[min(len(found) - 1, int(share * len(found)))]
 
 
 def _round(seed: int, index: int, parent: str | None) -> Trial:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import driver_killed, graph_overhead, journal_rate
+from benchmarks import driver_killed, graph_overhead, hand_over, journal_rate
 from benchmarks.__main__ import main
+from benchmarks.diary import Diary, Interval, percentile
 from benchmarks.measure import OURS
-from benchmarks.sleeping import Diary, Interval, Search, percentile
+from benchmarks.sleeping import Search
 from orchestrator.graph import TrialGraph
 
 
@@ -78,6 +79,17 @@ def test_what_ran_again_is_told_from_what_was_in_flight() -> None:
     }
 
 
+def test_children_wait_for_their_own_parent() -> None:
+    """A root has no parent; another lineage's end does not count."""
+    runs = [
+        Interval("0/0", 1, 0.0, 1.0),
+        Interval("1/0", 2, 0.0, 2.0),
+        Interval("0/1", 1, 1.25, 3.0),
+        Interval("1/1", 2, 2.5, 3.0),
+    ]
+    assert hand_over.waits(runs, {"0/1": "0/0", "1/1": "1/0"}) == [0.25, 0.5]
+
+
 def test_percentiles_are_values_that_were_measured() -> None:
     """The median of an odd number is its middle one, and the 99th of few the largest."""
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
@@ -93,14 +105,14 @@ def test_all_journals_hold_what_was_written() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["graph_overhead", "driver_killed"])
-def test_both_run_on_a_real_ray(
+@pytest.mark.parametrize("name", ["graph_overhead", "hand_over", "driver_killed"])
+def test_each_runs_on_a_real_ray(
     name: str,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ours and Ray Tune end every trial, and ours repeats nothing but what was in flight."""
+    """Ours and its peer end every trial, and ours repeats nothing but what was in flight."""
     token = tmp_path / "token"
     token.write_text(secrets.token_hex(32))
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
@@ -108,7 +120,8 @@ def test_both_run_on_a_real_ray(
         monkeypatch.delenv(variable, raising=False)
     main(["--smoke", name])
     printed = capfd.readouterr().out
-    assert "| Ray Tune | ours |" in printed
+    peer = hand_over.BY_HAND if name == "hand_over" else graph_overhead.TUNE
+    assert f"| {peer} | ours |" in printed
     if name == "driver_killed":
         told = re.search(r"- ours: (\d+) trials had ended .* and (\d+) of them ran again", printed)
         assert told and int(told[1]) >= 5
