@@ -40,6 +40,10 @@ BENCHMARKS = {
     ),
     "makespan": Benchmark("Simulated seconds of the paper's whole study on many GPUs.", PLAIN),
     "scheduler_scale": Benchmark("CPU seconds of planning and scheduling 100,000 trials.", PLAIN),
+    "journal_rate": Benchmark("Milliseconds of a durable transition in the journal.", PLAIN),
+    "graph_overhead": Benchmark("Percent over ideal of 200 trials of a second on Ray.", PLAIN),
+    "hand_over": Benchmark("Milliseconds from a parent's end to its child's beginning.", PLAIN),
+    "driver_killed": Benchmark("What runs again after the driver was killed.", PLAIN),
 }
 
 

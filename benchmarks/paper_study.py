@@ -150,11 +150,16 @@ def _is_printed(role: Role) -> bool:
     return is_level or is_figure
 
 
-def step_s(spec: TrialSpec, num_gpus: int = 1) -> float:
+def step_s(spec: TrialSpec, num_gpus: int = 1, is_sharded: bool = False) -> float:
     """Return the modelled seconds of one step, data-parallel over some GPUs.
 
     The arithmetic is split. The update is not (DeepSpeed's stage 0, which the engine uses), and
     gradients are reduced after backward, not during it: both err on the slow side.
+
+    Args:
+        spec: The trial.
+        num_gpus: GPUs of its gang, on one node.
+        is_sharded: Split the update too, as stage 1 would; it moves as many bytes.
     """
     layers, width = SHAPES[spec.model.theta0_sha256]
     length = TOKENS[spec.task.data_sha256]
@@ -163,4 +168,5 @@ def step_s(spec: TrialSpec, num_gpus: int = 1) -> float:
     compute_s = spec.recipe.batch_size * flop / GPU_FLOP_PER_S["bf16"] / num_gpus
     num_bytes = BYTES_PER_GRADIENT * spec.model.num_prunable
     reduce_s = 2 * (num_gpus - 1) / num_gpus * num_bytes / REDUCE_BYTES_PER_S
-    return compute_s + GPU_UPDATE_S_PER_WEIGHT * spec.model.num_prunable + reduce_s
+    update_s = GPU_UPDATE_S_PER_WEIGHT * spec.model.num_prunable
+    return compute_s + update_s / (num_gpus if is_sharded else 1) + reduce_s

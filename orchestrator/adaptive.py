@@ -40,6 +40,10 @@ class AdaptiveTransfer:
                         for key in deciders(spec, cells, pair):
                             self._deciding[key].append((cells, pair))
 
+    def heeds(self, key: str) -> bool:
+        """Return whether a trial is a cell's first seed or a target's own ticket."""
+        return key in self._deciding
+
     def on_result(
         self, graph: TrialGraph, scheduler: SchedulerView, trial: Trial, result: TrialResult
     ) -> list[Event]:

@@ -22,8 +22,8 @@ class Advice:
     policy: Policy
 
     def take_again(self, read: Callable[[str], TrialResult | None], now: float) -> None:
-        """Show the policy every result once more, as a resumed sweep does."""
-        for key in list(self.graph):
+        """Show the policy once more every result that it heeds, as a resumed sweep does."""
+        for key in filter(self.policy.heeds, list(self.graph)):
             if self.scheduler.state(key) is TrialState.SUCCEEDED and (result := read(key)):
                 self.take(key, result, now)
 

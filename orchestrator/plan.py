@@ -21,6 +21,7 @@ from orchestrator.graph import TrialGraph
 from orchestrator.simulate import simulate_wall_s
 from orchestrator.simulated_figures import critical_path
 from orchestrator.store import CommittedTrial, Store
+from search_spaces.collecting import without_collecting
 from search_spaces.contracts import Compute
 from search_spaces.trial import Trial
 
@@ -136,7 +137,8 @@ def make_plan(
         UserError: When the store cannot be read.
     """
     compute = compute or Compute()
-    graph = TrialGraph(trials)
+    with without_collecting():
+        graph = TrialGraph(trials)
     stored = set(store.trial_keys())
     records = {key: record for key in graph if key in stored and (record := store.record(key))}
     lacking = {key: store.missing(record, graph[key].outputs) for key, record in records.items()}
@@ -153,7 +155,8 @@ def make_plan(
         )
         for key in graph
     )
-    return Plan(tuple(rows), compute, graph)
+    with without_collecting():
+        return Plan(tuple(rows), compute, graph)
 
 
 def _speeds(

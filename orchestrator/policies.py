@@ -44,6 +44,9 @@ class Policy(Protocol):
     order of the graph, and must get the same events.
     """
 
+    def heeds(self, key: str) -> bool:
+        """Whether the result of a trial can ever lead to an event; else nobody need read it."""
+
     def on_result(
         self, graph: TrialGraph, scheduler: SchedulerView, trial: Trial, result: TrialResult
     ) -> list[Event]:
@@ -52,6 +55,10 @@ class Policy(Protocol):
 
 class LadderPolicy:
     """Runs every level of every lineage, whatever the verdicts are (method rule 17)."""
+
+    def heeds(self, key: str) -> bool:
+        """Return False: no result changes anything."""
+        return False
 
     def on_result(
         self, graph: TrialGraph, scheduler: SchedulerView, trial: Trial, result: TrialResult
@@ -65,6 +72,10 @@ class PolicyGroup:
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         self._policies = tuple(policies)
+
+    def heeds(self, key: str) -> bool:
+        """Return whether any of them does."""
+        return any(policy.heeds(key) for policy in self._policies)
 
     def on_result(
         self, graph: TrialGraph, scheduler: SchedulerView, trial: Trial, result: TrialResult

@@ -6,11 +6,11 @@ machine therefore serves a cluster and a simulated clock.
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 
 from orchestrator.costs import trial_flops
 from orchestrator.graph import TrialGraph
+from orchestrator.ready_queue import Delays, ReadyQueue
 from orchestrator.retries import (
     DEFAULT_BUDGETS,
     DEFAULT_RULES,
@@ -22,8 +22,6 @@ from orchestrator.retries import (
 from search_spaces.canonical import short
 from search_spaces.contracts import FailureClass, TrialState
 from search_spaces.trial import Trial
-
-_Offer = tuple[float, int, str]  # of a ready trial: minus its chain, place in the order, key
 
 
 class SchedulerError(ValueError):
@@ -53,10 +51,8 @@ class Scheduler:
         self._num_unmet: dict[str, int] = {}
         self._chains: dict[str, float] = {}
         self._order = {key: index for index, key in enumerate(graph)}
-        self._offered: dict[str, _Offer] = {}
-        self._ready: list[_Offer] = []  # heap; holds withdrawn offers until they come up
-        self._delayed: list[tuple[float, int, str]] = []  # heap by time
-        self._not_before: dict[str, float] = {}
+        self._ready = ReadyQueue()
+        self._delays = Delays()
         for key in graph:
             self._register(key)
         for key in reversed(graph.topological_order()):
@@ -71,20 +67,13 @@ class Scheduler:
             now: Seconds since the epoch; retries whose back-off has passed are among them.
             limit: Return at most this many; None = all.
         """
-        while self._delayed and self._delayed[0][0] <= now:
-            not_before, _, key = heapq.heappop(self._delayed)
-            if self._not_before.get(key) == not_before:  # else skipped or reused meanwhile
-                del self._not_before[key]
-                self._offer(key)
-        if limit is None:
-            return [key for _, _, key in sorted(self._offered.values())]
-        return self._most_urgent(limit)
+        for key in self._delays.due(now):
+            self._offer(key)
+        return self._ready.all() if limit is None else self._ready.most_urgent(limit)
 
     def next_wakeup(self, now: float) -> float | None:
         """Return the seconds until the next retry's back-off has passed; None = no retry waits."""
-        while self._delayed and self._not_before.get(self._delayed[0][2]) != self._delayed[0][0]:
-            heapq.heappop(self._delayed)
-        return max(0.0, self._delayed[0][0] - now) if self._delayed else None
+        return self._delays.next_in(now)
 
     def start(self, key: str, attempt: str) -> None:
         """Mark a ready trial as running.
@@ -92,7 +81,7 @@ class Scheduler:
         Raises:
             SchedulerError: When the trial is not ready.
         """
-        if key not in self._offered:
+        if key not in self._ready:
             raise SchedulerError(
                 f"Attempt {attempt} of trial {short(key)} cannot start: "
                 f"it is {self._states[key]} and not ready."
@@ -231,33 +220,19 @@ class Scheduler:
                     queue.append(parent)
 
     def _move_up(self, key: str, chain: float) -> None:
-        offered = self._offered.pop(key, None)
         self._chains[key] = chain
-        if offered:
+        if key in self._ready:
             self._offer(key)
-
-    def _most_urgent(self, limit: int) -> list[str]:
-        """Return at most ``limit`` offered trials, in time that does not grow with all of them."""
-        found: list[_Offer] = []
-        while self._ready and len(found) < limit:
-            offer = heapq.heappop(self._ready)
-            if self._offered.get(offer[2]) is offer:  # else withdrawn, perhaps made anew
-                found.append(offer)
-        for offer in found:
-            heapq.heappush(self._ready, offer)
-        return [key for _, _, key in found]
 
     def _offer(self, key: str) -> None:
         """Put a trial among the ready ones if nothing is in its way."""
         is_pending = self._states[key] is TrialState.PENDING
-        if is_pending and not self._num_unmet[key] and key not in self._not_before:
-            offer = (-self._chains[key], self._order[key], key)
-            self._offered[key] = offer
-            heapq.heappush(self._ready, offer)
+        if is_pending and not self._num_unmet[key] and key not in self._delays:
+            self._ready.offer(key, self._chains[key], self._order[key])
 
     def _set_state(self, key: str, state: TrialState) -> None:
-        self._offered.pop(key, None)
-        self._not_before.pop(key, None)
+        self._ready.withdraw(key)
+        self._delays.drop(key)
         self._counts[self._states[key]] -= 1
         self._counts[state] += 1
         self._states[key] = state
@@ -270,8 +245,7 @@ class Scheduler:
 
     def _retry(self, key: str, not_before: float) -> Decision:
         self._set_state(key, TrialState.PENDING)
-        self._not_before[key] = not_before
-        heapq.heappush(self._delayed, (not_before, self._order[key], key))
+        self._delays.put(key, not_before, self._order[key])
         return Decision(True, not_before=not_before)
 
     def _spread(self, key: str, state: TrialState, cause: Cause) -> tuple[str, ...]:

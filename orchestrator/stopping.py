@@ -50,6 +50,10 @@ class StopAtFailure:
                 for key in keys.values():
                     self._deciding[key].add(curve)
 
+    def heeds(self, key: str) -> bool:
+        """Return whether a trial is a dense or a final one of a curve."""
+        return key in self._deciding
+
     def on_result(
         self, graph: TrialGraph, scheduler: SchedulerView, trial: Trial, result: TrialResult
     ) -> list[Event]:

@@ -288,9 +288,11 @@ class Trial(Frozen):
     @property
     def kind(self) -> Kind:
         """The role that names the trial: a judged role before a search role."""
-        return min((role.kind for role in self.roles), key=KIND_ORDER.index)
+        return self.main_role.kind
 
     @property
     def main_role(self) -> Role:
-        """The role whose kind names the trial."""
-        return next(role for role in self.roles if role.kind == self.kind)
+        """The role whose kind names the trial; the first one of that kind."""
+        if len(self.roles) == 1:  # nearly always: a plan asks several times for each trial
+            return self.roles[0]
+        return min(self.roles, key=lambda role: KIND_ORDER.index(role.kind))

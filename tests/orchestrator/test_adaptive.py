@@ -55,7 +55,9 @@ def run(spec: SweepSpec, trials: list[Trial]) -> tuple[Scheduler, dict[str, Tria
         scheduler.start(key, "a1")
         results[key] = result_of(graph[key])
         scheduler.succeed(key)
-        for event in policy.on_result(graph, scheduler, graph[key], results[key]):
+        events = policy.on_result(graph, scheduler, graph[key], results[key])
+        assert policy.heeds(key) or not events
+        for event in events:
             scheduler.skip(event.key, event.reason)
     return scheduler, results
 

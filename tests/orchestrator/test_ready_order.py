@@ -119,7 +119,7 @@ def test_the_heap_does_a_bounded_number_of_moves(monkeypatch):
             moves[name] += 1
             return real(*arguments)
 
-        monkeypatch.setattr(f"orchestrator.scheduler.heapq.{name}", counted)
+        monkeypatch.setattr(f"orchestrator.ready_queue.heapq.{name}", counted)
     trials = [make_trial(seed=seed) for seed in range(2000)]
     scheduler = Scheduler(TrialGraph(trials))
     for _ in trials:

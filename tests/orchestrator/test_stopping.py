@@ -54,7 +54,9 @@ def run(
         scheduler.start(key, "a1")
         results[key] = result_of(graph[key], scores)
         scheduler.succeed(key)
-        for event in policy.on_result(graph, scheduler, graph[key], results[key]):
+        events = policy.on_result(graph, scheduler, graph[key], results[key])
+        assert policy.heeds(key) or not events
+        for event in events:
             if scheduler.state(event.key) is TrialState.PENDING:
                 scheduler.skip(event.key, event.reason)
     return scheduler, results
