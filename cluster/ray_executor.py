@@ -7,13 +7,16 @@ import time
 import ray
 
 from cluster.attempts import ConnectFunction, TrialFunction, check_gang
+from cluster.board import HeadTable
 from cluster.gang import Gang, GangPlan
 from cluster.resources import plan_gangs
 from cluster.session import Session
+from cluster.share import Share, Sharing
 from cluster.slot import GangLife, Slot
 from search_spaces.contracts import Compute, Outcome, Progress, TrialRequest
 
 _MAX_PAUSE_S = 1.0  # between looks at deadlines, which no call's end announces
+_REFILL_S = 2.0
 
 
 class RayExecutor:
@@ -21,7 +24,8 @@ class RayExecutor:
 
     Gangs start in the background when their first trial comes. On a busy cluster that can take
     long: the trial waits without failing, and another gang that is ready sooner runs it. A dead
-    rank, or a trial that failed, costs its own gang and no other.
+    rank, or a trial that failed, costs its own gang and no other. While another sweep waits for
+    the cluster, gangs beyond this one's share are given back, each when its trial has ended.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class RayExecutor:
         life: GangLife | None = None,
         trial_function: TrialFunction | None = None,
         connect_function: ConnectFunction | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         """Plan the gangs; none is started yet.
 
@@ -42,10 +47,13 @@ class RayExecutor:
             life: How long gangs are kept.
             trial_function: What each rank runs; None = ``workers.trial.TrialRunner``.
             connect_function: How ranks join; None = ``workers.ranks.connect``.
+            sharing: How much of the cluster it may have beside other sweeps.
 
         Raises:
             UserError: Not even one gang fits the cluster.
         """
+        sharing = sharing or Sharing()
+        room = plan_gangs(compute, "auto", session.nodes).num_gangs
         placement = plan_gangs(compute, num_gangs or "auto", session.nodes)
         plan = GangPlan(compute, placement.strategy, trial_function, connect_function)
         self._compute = compute
@@ -55,7 +63,10 @@ class RayExecutor:
         def new_gang() -> Gang:
             return Gang(session.new_gang_number(), plan)
 
-        self._slots = [Slot(new_gang, life or GangLife()) for _ in range(placement.num_gangs)]
+        num_slots = min(placement.num_gangs, sharing.max_gangs or placement.num_gangs)
+        self._slots = [Slot(new_gang, life or GangLife()) for _ in range(num_slots)]
+        self._share = Share(HeadTable(), sharing, 1 / max(room, num_slots))
+        self._share.board.start()
 
     @property
     def num_slots(self) -> int:
@@ -83,14 +94,17 @@ class RayExecutor:
         free = [slot for slot in self._slots if slot.is_free]
         if not free:
             raise RuntimeError(f"All {self.num_slots} slot(s) are taken: wait for an outcome.")
-        max(free, key=lambda slot: (slot.is_ready, slot.has_gang)).submit(request)
+        _best(free, request).submit(request)
+        self._open_gangs()
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Return the outcomes that are there, after at most ``timeout_s`` when there are none."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             outcomes = [outcome for slot in self._slots if (outcome := slot.poll())]
+            self._give_way()
             self._hand_over()
+            self._open_gangs()
             remaining_s = deadline_s - time.monotonic()
             if outcomes or remaining_s <= 0:
                 return outcomes
@@ -112,13 +126,42 @@ class RayExecutor:
         self._is_closed = True
         for slot in self._slots:
             slot.release()
+        self._share.board.close()
+
+    def _give_way(self) -> None:
+        """Give back gangs beyond this sweep's share: those that run nothing, the oldest first."""
+        now_s = time.monotonic()
+        # The driver refills a slot at once: until it has had the time, the gang is still wanted.
+        wanted = [s for s in self._slots if not s.is_free or now_s - s.since_s < _REFILL_S]
+        held = [slot for slot in self._slots if slot.is_placed]
+        self._share.tell(len(wanted), len(held))
+        spare = [slot for slot in self._slots if slot.is_spare]
+        spare.sort(key=lambda slot: (slot.is_placed, slot.since_s))
+        for slot in spare[: max(0, -self._num_openable)]:
+            slot.give_back()
 
     def _hand_over(self) -> None:
         """Let gangs that are ready run what waits for other gangs, the longest wait first."""
         waiting = sorted((s for s in self._slots if s.is_waiting), key=lambda s: s.since_s)
-        ready = [slot for slot in self._slots if slot.is_ready]
-        for source, target in zip(waiting, ready, strict=False):
-            target.submit(source.withdraw())
+        for source in waiting:
+            ready = [slot for slot in self._slots if slot.is_ready]
+            if not ready:
+                return
+            request = source.withdraw()
+            _best(ready, request).submit(request)
+
+    def _open_gangs(self) -> None:
+        """Ask for gangs for the attempts that have none, as far as the share goes."""
+        without = [slot for slot in self._slots if slot.is_waiting and not slot.has_gang]
+        without.sort(key=lambda slot: slot.since_s)
+        for slot in without[: max(0, self._num_openable)]:
+            slot.open()
+
+    @property
+    def _num_openable(self) -> int:
+        """Gangs that may be asked for beyond those that there are; negative = too many."""
+        num_open = sum(slot.has_gang for slot in self._slots)
+        return self._share.allowance(self.num_slots, num_open) - num_open
 
     def _pause(self, timeout_s: float) -> None:
         pending = [ref for slot in self._slots for ref in slot.pending]
@@ -126,3 +169,16 @@ class RayExecutor:
             ray.wait(pending, num_returns=1, timeout=timeout_s)
         else:
             time.sleep(timeout_s)
+
+
+def _best(slots: list[Slot], request: TrialRequest) -> Slot:
+    """Return the slot that should run an attempt: ready, then where a parent ran, then warm.
+
+    Else the gang that has been idle longest, whose lineage is the least likely to come back.
+    """
+
+    def place(slot: Slot) -> tuple[bool, bool, bool, float]:
+        ran_parent = slot.has_run(request.spec.parents)
+        return slot.is_ready, ran_parent, slot.has_gang, -slot.since_s
+
+    return max(slots, key=place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import ray
@@ -47,6 +47,7 @@ class Slot:
         self._new_gang = new_gang
         self._life = life
         self._gang: Gang | None = None
+        self._ran: set[str] = set()
         self._request: TrialRequest | None = None
         self._is_started = False
         self._since_s = 0.0
@@ -71,6 +72,16 @@ class Slot:
         return self._gang is not None
 
     @property
+    def is_placed(self) -> bool:
+        """Whether the slot's gang has its resources."""
+        return self._gang is not None and self._gang.is_placed
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether the gang can be given back at no trial's cost."""
+        return self.has_gang and (self.is_free or not self.is_placed)
+
+    @property
     def is_ready(self) -> bool:
         """Whether an attempt would start at once."""
         return self.is_free and self._gang is not None and self._gang.is_idle
@@ -90,17 +101,26 @@ class Slot:
         """Calls whose end is worth a poll."""
         return self._gang.pending if self._gang else []
 
+    def has_run(self, trial_keys: Iterable[str]) -> bool:
+        """Whether one of these trials ran on the gang that there is now."""
+        return not self._ran.isdisjoint(trial_keys)
+
     def submit(self, request: TrialRequest) -> None:
-        """Run an attempt as soon as the gang is there; never blocks."""
+        """Run an attempt as soon as there is a gang; never blocks, and asks for none."""
         assert self.is_free
         if self.is_ready and self._gang and self._gang.is_leaving:
             self.release()
-        self._gang = self._gang or self._new_gang()
         self._request, self._is_started = request, False
         self._since_s = time.monotonic()
         self._point, self._progress_ref = ProgressPoint(), None
-        if self._gang.is_idle:
+        if self._gang and self._gang.is_idle:
             self._start(self._gang, request)
+
+    def open(self) -> None:
+        """Ask for a gang if there is none; never blocks."""
+        if self._gang is None:
+            self._gang = self._new_gang()
+            self._ran = set()
 
     def withdraw(self) -> TrialRequest:
         """Take the waiting attempt back; the gang goes on waiting for the next one."""
@@ -130,12 +150,19 @@ class Slot:
 
     def progress(self) -> Progress | None:
         """Return how far the running attempt is known to be, and ask anew; never blocks."""
-        if self._gang is None or self._request is None:
+        if self._request is None:
             return None
-        if not self._gang.is_placed:
+        if self._gang is None or not self._gang.is_placed:
             return _WAITING.of_trial(self._request.spec.key)
         self._ask(self._gang, self._request)
         return self._point.of_trial(self._request.spec.key)
+
+    def give_back(self) -> None:
+        """End a spare gang; an attempt that waits goes on waiting, without one."""
+        assert self.is_spare
+        request = self._request
+        self.release()
+        self._request = request
 
     def release(self) -> None:
         """End the gang and whatever it runs."""
@@ -145,6 +172,7 @@ class Slot:
 
     def _start(self, gang: Gang, request: TrialRequest) -> None:
         gang.start(request)
+        self._ran.add(request.spec.key)
         self._is_started = True
         self._asked_at_s = now_s = time.monotonic()
         self._watchdog = Watchdog(self._life.hang_limits, now_s)

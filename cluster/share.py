@@ -1,0 +1,95 @@
+"""One sweep's part of a cluster that others use as well."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from cluster.board import Board, Table
+from cluster.claims import TURN_S, Claim, allowances
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How a sweep shares its cluster.
+
+    Attributes:
+        sweep: Its name, for people.
+        priority: Its weight beside other sweeps.
+        max_gangs: Most gangs that it may have at all; None = as many as fit.
+        turn_s: Seconds of the whole cluster after which seats may change hands.
+    """
+
+    sweep: str = ""
+    priority: float = 1.0
+    max_gangs: int | None = None
+    turn_s: float = TURN_S
+
+
+class Share:
+    """Tells the others what this sweep wants and holds, and says what it may hold."""
+
+    def __init__(
+        self,
+        table: Table,
+        sharing: Sharing,
+        gang_share: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin with nothing held; the others learn of it after ``start``.
+
+        Args:
+            table: Where the drivers of the cluster read each other.
+            sharing: How this sweep shares.
+            gang_share: Fraction of the cluster that one gang takes.
+            clock: Monotonic seconds.
+        """
+        driver = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.board = Board(table, driver, clock)
+        self._turn_s = sharing.turn_s
+        self._clock = clock
+        self._told_at_s = clock()
+        self._claim = Claim(
+            driver=driver,
+            sweep=sharing.sweep,
+            priority=sharing.priority,
+            gang_share=gang_share,
+            num_wanted=0,
+            num_held=0,
+        )
+
+    def tell(self, num_wanted: int, num_held: int) -> None:
+        """Let the others know what this sweep wants and holds now."""
+        now_s = self._clock()
+        claim = self._claim
+        cluster_s = claim.num_held * claim.gang_share * (now_s - self._told_at_s)
+        served_s = claim.served_s + cluster_s / claim.priority
+        if num_wanted and not claim.num_wanted:  # what it left unused is lost, not saved up
+            asking = [one.served_s for one in self.board.others if one.num_wanted]
+            served_s = max(served_s, min(asking, default=0.0))
+        self._told_at_s = now_s
+        self._claim = replace(claim, num_wanted=num_wanted, num_held=num_held, served_s=served_s)
+        self.board.tell(self._claim)
+
+    def allowance(self, num_slots: int, num_open: int) -> int:
+        """Return how many gangs this sweep may have.
+
+        Args:
+            num_slots: What it may have while no other wants any.
+            num_open: What it has asked for; given back only where another waits.
+        """
+        others = self.board.others
+        if not any(claim.num_wanted for claim in others):
+            return num_slots
+        fair = allowances([self._claim, *others], self._turn_s)[self._claim.driver]
+        return fair if any(claim.is_waiting for claim in others) else max(fair, num_open)
+
+    @property
+    def waiting_for(self) -> str:
+        """The names of the other sweeps that hold gangs, for people."""
+        names = {claim.sweep or claim.driver for claim in self.board.others if claim.num_held}
+        return ", ".join(sorted(names))
