@@ -1,7 +1,7 @@
-"""Where drivers read each other's claims: the key-value table of the cluster's head.
+"""What a driver exchanges with the cluster's head while it runs: claims, and signs of life.
 
-It is no process of its own that could die. While the head does not answer there are no claims, so
-that everyone goes on as if alone.
+Drivers read each other's claims in the key-value table of the head: no process of its own that
+could die. While the head does not answer there are no claims: everyone goes on as if alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from cluster.claims import Claim
+from cluster.nodes import draining_nodes
 
 BEAT_S = 1.0
 STALE_S = 20.0  # a claim that is not renewed for so long is a dead driver's
@@ -24,7 +25,7 @@ _NAMESPACE = b"tickets"
 
 
 class Table(Protocol):
-    """A table of bytes that all drivers of a cluster see."""
+    """A table of bytes that all drivers of a cluster see, at its head."""
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write a row."""
@@ -34,6 +35,9 @@ class Table(Protocol):
 
     def rows(self, prefix: bytes) -> Mapping[bytes, bytes]:
         """Return the rows whose keys begin so."""
+
+    def draining(self) -> set[str]:
+        """Return the ids of the nodes that will soon be taken away."""
 
 
 class HeadTable:
@@ -60,6 +64,10 @@ class HeadTable:
         )
         return found
 
+    def draining(self) -> set[str]:
+        """Return the ids of the nodes that will soon be taken away."""
+        return draining_nodes()
+
 
 class Board:
     """Keeps one driver's claim before the others' eyes, and theirs at hand; never blocks.
@@ -73,6 +81,7 @@ class Board:
         table: Table,
         driver: str,
         clock: Callable[[], float] = time.monotonic,
+        after_beat: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; nothing happens before ``start``.
 
@@ -80,14 +89,17 @@ class Board:
             table: Seen by all drivers.
             driver: Unique name of this one.
             clock: Monotonic seconds.
+            after_beat: Called after each beat in the background.
         """
         self._table = table
         self._key = _PREFIX + driver.encode()
         self._clock = clock
+        self._after_beat = after_beat
         self._claim: Claim | None = None
         self._num_beats = 0
         self._seen: dict[bytes, tuple[int, float]] = {}  # beat, and when it was first seen
         self._others: tuple[Claim, ...] = ()  # replaced as a whole: readers need no lock
+        self._draining: set[str] = set()
         self._answered_at_s = clock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tickets-board", daemon=True)
@@ -106,14 +118,20 @@ class Board:
         return self._others
 
     @property
+    def draining(self) -> set[str]:
+        """The nodes that will soon be taken away, as of the last beat."""
+        return self._draining
+
+    @property
     def silent_s(self) -> float:
-        """Seconds since the table last answered."""
+        """Seconds since the head last answered."""
         return self._clock() - self._answered_at_s
 
     def beat(self) -> None:
         """Write the own claim and read the others'; a table that fails has none."""
         try:
             self._others = self._exchange()
+            self._draining = self._table.draining()
             self._answered_at_s = self._clock()
         except Exception:  # Ray has many; without a table there is no sharing, and nothing else
             self._others = ()
@@ -128,6 +146,7 @@ class Board:
         self.beat()
         while not self._ended.wait(BEAT_S):
             self.beat()
+            self._after_beat()
         try:
             self._table.delete(self._key)
         except Exception:  # it goes stale instead

@@ -37,19 +37,19 @@ class Share:
         self,
         table: Table,
         sharing: Sharing,
-        gang_share: float,
         clock: Callable[[], float] = time.monotonic,
+        after_beat: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin with nothing held; the others learn of it after ``start``.
 
         Args:
             table: Where the drivers of the cluster read each other.
             sharing: How this sweep shares.
-            gang_share: Fraction of the cluster that one gang takes.
             clock: Monotonic seconds.
+            after_beat: Called after each exchange, in the background.
         """
         driver = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.board = Board(table, driver, clock)
+        self.board = Board(table, driver, clock, after_beat)
         self._turn_s = sharing.turn_s
         self._clock = clock
         self._told_at_s = clock()
@@ -57,13 +57,21 @@ class Share:
             driver=driver,
             sweep=sharing.sweep,
             priority=sharing.priority,
-            gang_share=gang_share,
+            gang_share=1.0,
             num_wanted=0,
             num_held=0,
         )
 
-    def tell(self, num_wanted: int, num_held: int) -> None:
-        """Let the others know what this sweep wants and holds now."""
+    def tell(self, num_wanted: int, num_held: int, room: int) -> None:
+        """Let the others know what this sweep wants and holds now.
+
+        Args:
+            num_wanted: Gangs that it has work for.
+            num_held: Gangs that have their resources.
+            room: Gangs that would fit the living nodes if it were alone. More are not wanted of
+                the others: what they gave back would lie idle.
+        """
+        num_wanted, gang_share = min(num_wanted, max(room, num_held)), 1 / max(room, 1)
         now_s = self._clock()
         claim = self._claim
         cluster_s = claim.num_held * claim.gang_share * (now_s - self._told_at_s)
@@ -72,7 +80,13 @@ class Share:
             asking = [one.served_s for one in self.board.others if one.num_wanted]
             served_s = max(served_s, min(asking, default=0.0))
         self._told_at_s = now_s
-        self._claim = replace(claim, num_wanted=num_wanted, num_held=num_held, served_s=served_s)
+        self._claim = replace(
+            claim,
+            gang_share=gang_share,
+            num_wanted=num_wanted,
+            num_held=num_held,
+            served_s=served_s,
+        )
         self.board.tell(self._claim)
 
     def allowance(self, num_slots: int, num_open: int) -> int:

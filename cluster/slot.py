@@ -108,13 +108,16 @@ class Slot:
     def submit(self, request: TrialRequest) -> None:
         """Run an attempt as soon as there is a gang; never blocks, and asks for none."""
         assert self.is_free
-        if self.is_ready and self._gang and self._gang.is_leaving:
-            self.release()
         self._request, self._is_started = request, False
         self._since_s = time.monotonic()
         self._point, self._progress_ref = ProgressPoint(), None
         if self._gang and self._gang.is_idle:
             self._start(self._gang, request)
+
+    def leave(self, node_ids: set[str]) -> None:
+        """End a ready gang that has a rank on one of these nodes."""
+        if self.is_ready and self._gang and not node_ids.isdisjoint(self._gang.node_ids):
+            self.release()
 
     def open(self) -> None:
         """Ask for a gang if there is none; never blocks."""
@@ -129,24 +132,30 @@ class Slot:
         self._since_s = time.monotonic()
         return request
 
-    def poll(self) -> Outcome | None:
-        """Take the next steps that are possible and return the attempt's outcome, if any."""
+    def poll(self, may_end: bool = True) -> Outcome | None:
+        """Take the next steps that are possible and return the attempt's outcome, if any.
+
+        Args:
+            may_end: Whether gangs may be ended: not while the cluster's head does not answer,
+                which would hold up the caller.
+        """
         gang, request = self._gang, self._request
         if gang is None:
             return None
         gang.collect()
         end = gang.failure or gang.late_start(self._life.start_timeout_s)
         if request is None:
-            if end or time.monotonic() - self._since_s > self._life.idle_release_s:
+            is_old = time.monotonic() - self._since_s > self._life.idle_release_s
+            if may_end and (end or is_old):
                 self.release()
             return None
         if end is not None:
-            return self._give_up(request, with_lost_nodes(end, gang.node_ids))
+            return self._lose(gang, request, end) if may_end else None
         if gang.is_idle and not self._is_started:
             self._start(gang, request)
         elif gang.is_idle:
-            return self._finish(gang, request)
-        return self._watch(gang, request) if self._is_started else None
+            return self._finish(gang, request, may_end)
+        return self._watch(gang, request) if may_end and self._is_started else None
 
     def progress(self) -> Progress | None:
         """Return how far the running attempt is known to be, and ask anew; never blocks."""
@@ -163,6 +172,10 @@ class Slot:
         request = self._request
         self.release()
         self._request = request
+
+    def forget(self) -> None:
+        """Let go of the gang without ending it, which needs a head that answers."""
+        self._gang, self._request, self._progress_ref = None, None, None
 
     def release(self) -> None:
         """End the gang and whatever it runs."""
@@ -196,14 +209,17 @@ class Slot:
             return None
         return self._give_up(request, stall.failure(gang.name, gang.places, gang.stacks()))
 
+    def _lose(self, gang: Gang, request: TrialRequest, end: AttemptFailure) -> Outcome:
+        return self._give_up(request, with_lost_nodes(end, gang.node_ids))
+
     def _give_up(self, request: TrialRequest, end: AttemptFailure) -> Outcome:
         self.release()
         return outcome_of(request, end)
 
-    def _finish(self, gang: Gang, request: TrialRequest) -> Outcome:
+    def _finish(self, gang: Gang, request: TrialRequest, may_end: bool) -> Outcome:
         outcome = outcome_of(request, gang.end)
         self._request, self._since_s = None, time.monotonic()
         is_old = gang.num_trials >= self._life.recycle_after_trials
-        if is_old or gang.memory_growth > self._life.max_memory_growth:
+        if may_end and (is_old or gang.memory_growth > self._life.max_memory_growth):
             self.release()
         return outcome

@@ -107,6 +107,10 @@ class SharedTable:
         self._check()
         return {key: value for key, value in self.content.items() if key.startswith(prefix)}
 
+    def draining(self) -> set[str]:
+        self._check()
+        return {"leaving"}
+
     def _check(self) -> None:
         if self.is_gone:
             raise ConnectionError("gone")
@@ -170,7 +174,7 @@ def test_rows_of_another_version_are_passed_over() -> None:
 
 
 def _share(table: SharedTable, clock: Hands, **changes: float) -> Share:
-    return Share(table, Sharing(**changes), 0.5, clock)  # type: ignore[arg-type]
+    return Share(table, Sharing(**changes), clock)  # type: ignore[arg-type]
 
 
 def test_share_is_everything_until_another_waits() -> None:
@@ -182,14 +186,14 @@ def test_share_is_everything_until_another_waits() -> None:
         one.board.beat()
         other.board.beat()
 
-    one.tell(2, 2)
+    one.tell(2, 2, 2)
     beat()
     assert one.allowance(2, 2) == 2
-    other.tell(2, 0)
+    other.tell(2, 0, 2)
     beat()
     beat()
     assert (one.allowance(2, 2), other.allowance(2, 0)) == (1, 1)
-    other.tell(0, 0)
+    other.tell(0, 0, 2)
     beat()
     beat()
     assert one.allowance(2, 1) == 2
@@ -199,8 +203,8 @@ def test_idle_gangs_are_given_back_only_to_one_who_waits() -> None:
     table, clock = SharedTable(), Hands()
     one, other = _share(table, clock), _share(table, clock)
     for told, left in (((1, 1), 1), ((2, 1), 0)):
-        one.tell(0, 1)
-        other.tell(*told)
+        one.tell(0, 1, 2)
+        other.tell(*told, 2)
         other.board.beat()
         one.board.beat()
         assert one.allowance(2, 1) == left
@@ -210,13 +214,25 @@ def test_what_a_sweep_left_unused_is_not_saved_up() -> None:
     """One that comes late starts level with the others, not with the right to hours alone."""
     table, clock = SharedTable(), Hands()
     one, late = _share(table, clock), _share(table, clock)
-    one.tell(2, 2)
+    one.tell(2, 2, 2)
     clock.now_s = 3600.0
-    one.tell(2, 2)
+    one.tell(2, 2, 2)
     one.board.beat()
     late.board.beat()
-    late.tell(1, 0)
+    late.tell(1, 0, 2)
     late.board.beat()
     one.board.beat()
     [seen] = one.board.others
     assert seen.served_s == 3600.0
+
+
+def test_nobody_gives_way_to_what_does_not_fit() -> None:
+    """A sweep whose gangs lost their node, or wait for a new one, asks the others for nothing."""
+    table, clock = SharedTable(), Hands()
+    one, other = _share(table, clock), _share(table, clock)
+    for room, left in ((0, 2), (2, 1)):
+        one.tell(2, 2, 2)
+        other.tell(2, 0, room)
+        other.board.beat()
+        one.board.beat()
+        assert one.allowance(2, 2) == left
