@@ -81,7 +81,8 @@ class Board:
         table: Table,
         driver: str,
         clock: Callable[[], float] = time.monotonic,
-        after_beat: Callable[[], None] = lambda: None,
+        look: Callable[[], None] = lambda: None,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; nothing happens before ``start``.
 
@@ -89,24 +90,30 @@ class Board:
             table: Seen by all drivers.
             driver: Unique name of this one.
             clock: Monotonic seconds.
-            after_beat: Called after each beat in the background.
+            look: Called in each beat, to ask the head for more; may hang while it is silent.
+            guard: Called once a second beside the beats, even while one hangs.
         """
         self._table = table
         self._key = _PREFIX + driver.encode()
         self._clock = clock
-        self._after_beat = after_beat
+        self._look = look
+        self._guard = guard
         self._claim: Claim | None = None
         self._num_beats = 0
         self._seen: dict[bytes, tuple[int, float]] = {}  # beat, and when it was first seen
         self._others: tuple[Claim, ...] = ()  # replaced as a whole: readers need no lock
         self._draining: set[str] = set()
-        self._answered_at_s = clock()
+        self._unanswered_since_s: float | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tickets-board", daemon=True)
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for work, name in ((self._run, "tickets-board"), (self._watch, "tickets-head"))
+        ]
 
     def start(self) -> None:
         """Begin to exchange claims in the background."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def tell(self, claim: Claim) -> None:
         """Let the others know this soon."""
@@ -124,33 +131,44 @@ class Board:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the head last answered."""
-        return self._clock() - self._answered_at_s
+        """Seconds for which the head has owed an answer.
+
+        Not the age of the last one: a driver that was suspended has not asked either.
+        """
+        since_s = self._unanswered_since_s
+        return 0.0 if since_s is None else self._clock() - since_s
 
     def beat(self) -> None:
         """Write the own claim and read the others'; a table that fails has none."""
+        if self._unanswered_since_s is None:
+            self._unanswered_since_s = self._clock()
         try:
             self._others = self._exchange()
             self._draining = self._table.draining()
-            self._answered_at_s = self._clock()
+            self._look()
+            self._unanswered_since_s = None
         except Exception:  # Ray has many; without a table there is no sharing, and nothing else
             self._others = ()
 
     def close(self) -> None:
-        """Take the claim back; may be called twice. Waits a little for the thread."""
+        """Take the claim back; may be called twice. Waits a little for the threads."""
         self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(_JOIN_S)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(_JOIN_S)
 
     def _run(self) -> None:
         self.beat()
         while not self._ended.wait(BEAT_S):
             self.beat()
-            self._after_beat()
         try:
             self._table.delete(self._key)
         except Exception:  # it goes stale instead
             return
+
+    def _watch(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            self._guard()
 
     def _exchange(self) -> tuple[Claim, ...]:
         if self._claim is not None:

@@ -68,7 +68,7 @@ class RayExecutor:
         num_slots = min(placement.num_gangs, sharing.max_gangs or placement.num_gangs)
         self._slots = [Slot(new_gang, life or GangLife()) for _ in range(num_slots)]
         self._room = num_room(compute, session.nodes)
-        self._share = Share(HeadTable(), sharing, after_beat=self._look_at_cluster)
+        self._share = Share(HeadTable(), sharing, look=self._count_room, guard=self._end_if_stuck)
         self._share.board.start()
 
     @property
@@ -185,12 +185,13 @@ class RayExecutor:
         if silent_s > lost_after_s():
             raise ClusterLostError(lost_text(self._where, silent_s))
 
-    def _look_at_cluster(self) -> None:
-        """In the background: count the room there is, or speak for a main thread that Ray holds."""
+    def _count_room(self) -> None:
+        self._room = num_room(self._compute, self._session.nodes)
+
+    def _end_if_stuck(self) -> None:
+        """Speak for a main thread that Ray holds."""
         silent_s = self._share.board.silent_s
-        if self._head_answers:
-            self._room = num_room(self._compute, self._session.nodes)
-        elif is_stuck(silent_s):
+        if is_stuck(silent_s):
             end_stuck(lost_text(self._where, silent_s))
 
     @property

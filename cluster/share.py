@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from cluster.board import Board, Table
 from cluster.claims import TURN_S, Claim, allowances
 
+SCATTERED_S = 60.0  # a gang that has room gets it within seconds
+
 
 @dataclass(frozen=True)
 class Sharing:
@@ -38,7 +40,8 @@ class Share:
         table: Table,
         sharing: Sharing,
         clock: Callable[[], float] = time.monotonic,
-        after_beat: Callable[[], None] = lambda: None,
+        look: Callable[[], None] = lambda: None,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin with nothing held; the others learn of it after ``start``.
 
@@ -46,13 +49,14 @@ class Share:
             table: Where the drivers of the cluster read each other.
             sharing: How this sweep shares.
             clock: Monotonic seconds.
-            after_beat: Called after each exchange, in the background.
+            look: Called in the background in each exchange with the head.
+            guard: Called in the background each second, even while an exchange hangs.
         """
         driver = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.board = Board(table, driver, clock, after_beat)
+        self.board = Board(table, driver, clock, look, guard)
         self._turn_s = sharing.turn_s
         self._clock = clock
-        self._told_at_s = clock()
+        self._told_at_s = self._short_since_s = clock()
         self._claim = Claim(
             driver=driver,
             sweep=sharing.sweep,
@@ -71,7 +75,7 @@ class Share:
             room: Gangs that would fit the living nodes if it were alone. More are not wanted of
                 the others: what they gave back would lie idle.
         """
-        num_wanted, gang_share = min(num_wanted, max(room, num_held)), 1 / max(room, 1)
+        num_wanted = min(num_wanted, max(room, num_held))
         now_s = self._clock()
         claim = self._claim
         cluster_s = claim.num_held * claim.gang_share * (now_s - self._told_at_s)
@@ -82,7 +86,7 @@ class Share:
         self._told_at_s = now_s
         self._claim = replace(
             claim,
-            gang_share=gang_share,
+            gang_share=min(1.0, self._pressure(now_s) / max(room, 1)),
             num_wanted=num_wanted,
             num_held=num_held,
             served_s=served_s,
@@ -99,11 +103,20 @@ class Share:
         others = self.board.others
         if not any(claim.num_wanted for claim in others):
             return num_slots
-        fair = allowances([self._claim, *others], self._turn_s)[self._claim.driver]
+        fair = self._fair()
         return fair if any(claim.is_waiting for claim in others) else max(fair, num_open)
 
-    @property
-    def waiting_for(self) -> str:
-        """The names of the other sweeps that hold gangs, for people."""
-        names = {claim.sweep or claim.driver for claim in self.board.others if claim.num_held}
-        return ", ".join(sorted(names))
+    def _pressure(self, now_s: float) -> int:
+        """Return the factor by which a gang counts for more than its part of the cluster.
+
+        It doubles for every while in which the sweep was due a gang and got none. The others' gangs
+        may lie so that what they gave back is scattered over nodes where no gang of this one fits;
+        in the end they clear the whole cluster for it.
+        """
+        is_short = self._claim.is_waiting and self._fair() > self._claim.num_held
+        self._short_since_s = self._short_since_s if is_short else now_s
+        return 1 << min(16, int((now_s - self._short_since_s) / SCATTERED_S))
+
+    def _fair(self) -> int:
+        claims: list[Claim] = [self._claim, *self.board.others]
+        return allowances(claims, self._turn_s)[claims[0].driver]

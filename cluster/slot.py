@@ -18,6 +18,7 @@ from search_spaces.run_specs import HangLimits
 _LOOK_EVERY_S = 5.0  # at a running attempt's progress, unless its limits are shorter
 _DEFAULT_LIMITS = HangLimits()
 _WAITING = ProgressPoint("waiting for resources")
+_WAITING_FOR_OTHERS = ProgressPoint("waiting while another sweep has its turn")
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,9 @@ class Slot:
         """Return how far the running attempt is known to be, and ask anew; never blocks."""
         if self._request is None:
             return None
-        if self._gang is None or not self._gang.is_placed:
+        if self._gang is None:
+            return _WAITING_FOR_OTHERS.of_trial(self._request.spec.key)
+        if not self._gang.is_placed:
             return _WAITING.of_trial(self._request.spec.key)
         self._ask(self._gang, self._request)
         return self._point.of_trial(self._request.spec.key)

@@ -159,6 +159,8 @@ def test_head_that_is_gone_means_no_sharing_and_nothing_else() -> None:
     other.beat()
     table.is_gone, clock.now_s = True, 7.0
     other.beat()
+    clock.now_s = 14.0
+    other.beat()
     assert other.others == () and other.silent_s == 7.0
     table.is_gone = False
     other.beat()
@@ -236,3 +238,26 @@ def test_nobody_gives_way_to_what_does_not_fit() -> None:
         other.board.beat()
         one.board.beat()
         assert one.allowance(2, 2) == left
+
+
+def test_gang_that_is_due_but_fits_nowhere_asks_for_more() -> None:
+    """Others gave back what it is due, but scattered: in the end they clear the cluster for it.
+
+    A gang of this one takes half the cluster, the others' a quarter; by its allowance it has one.
+    """
+    table, clock = SharedTable(), Hands()
+    small, large = _share(table, clock, turn_s=60), _share(table, clock, turn_s=60)
+    seen = []
+    for minute in range(5):
+        clock.now_s = 61.0 * minute
+        small.tell(4, 2, 4)
+        large.tell(1, 0, 2)
+        for one in (small, large, small):
+            one.board.beat()
+        seen.append(small.allowance(4, 2))
+    assert seen[0] == 2 and 0 in seen
+    large.tell(1, 1, 2)
+    large.tell(1, 1, 2)
+    large.board.beat()
+    small.board.beat()
+    assert small.allowance(4, 0) == 2
