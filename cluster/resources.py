@@ -60,32 +60,48 @@ class Placement:
 
 
 def plan_gangs(
-    compute: Compute, wanted: Literal["auto"] | int, nodes: Sequence[NodeResources]
+    compute: Compute,
+    wanted: Literal["auto"] | int,
+    nodes: Sequence[NodeResources],
+    grows: bool = False,
 ) -> Placement:
     """Return how many gangs run at once on these nodes.
 
     A gang stays within one node where as many gangs as wanted fit that way, because its ranks
-    exchange every gradient; otherwise gangs may span nodes.
+    exchange every gradient; otherwise gangs may span nodes. A cluster that grows is asked for all
+    that are wanted, and for one where "auto" finds no room yet: they wait as demand.
 
     Args:
         compute: Shape of one gang.
         wanted: Number of gangs, or "auto" for as many as fit.
         nodes: Total resources of each living node.
+        grows: Whether an autoscaler may add nodes.
 
     Returns:
         At most ``wanted`` gangs and at least one.
 
     Raises:
-        UserError: Not even one gang fits.
+        UserError: Not even one gang fits, and the cluster does not grow.
     """
     ranks = [node.num_ranks(compute) for node in nodes]
     within_nodes = sum(count // compute.num_ranks for count in ranks)
     across_nodes = sum(ranks) // compute.num_ranks
+    if grows:
+        num_asked = max(within_nodes, 1) if wanted == "auto" else wanted
+        return Placement(num_asked, "STRICT_PACK" if within_nodes else "PACK")
     if across_nodes == 0:
         raise UserError(_no_room(compute, nodes))
     if within_nodes >= (1 if wanted == "auto" else min(wanted, across_nodes)):
         return Placement(_capped(wanted, within_nodes), "STRICT_PACK")
     return Placement(_capped(wanted, across_nodes), "PACK")
+
+
+def num_room(compute: Compute, nodes: Sequence[NodeResources]) -> int:
+    """Return how many gangs of one sweep alone fit these nodes; 0 = none."""
+    try:
+        return plan_gangs(compute, "auto", nodes).num_gangs
+    except UserError:
+        return 0
 
 
 def _capped(wanted: Literal["auto"] | int, room: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import logging
 import os
@@ -17,8 +18,9 @@ from urllib.parse import urlsplit
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.growth import cluster_grows
 from cluster.resources import NodeResources, usable_cpus
-from search_spaces.errors import UserError
+from search_spaces.errors import ClusterLostError, UserError
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 _PROBE_TIMEOUT_S = 5.0
@@ -85,7 +87,10 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         if self._owned:
-            ray.shutdown()
+            if isinstance(error, ClusterLostError):  # there is nobody to say goodbye to
+                atexit.unregister(ray.shutdown)
+            else:
+                ray.shutdown()
             self._owned = False
         self._remove_temp_folder()
 
@@ -100,6 +105,11 @@ class Session:
         """Total resources of each living node."""
         totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         return [NodeResources(total.get("CPU", 0), total.get("GPU", 0)) for total in totals]
+
+    @property
+    def grows(self) -> bool:
+        """Whether an autoscaler may add nodes to the cluster."""
+        return self.address is not None and cluster_grows()
 
     @property
     def is_multi_node(self) -> bool:

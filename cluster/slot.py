@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import ray
@@ -18,6 +18,7 @@ from search_spaces.run_specs import HangLimits
 _LOOK_EVERY_S = 5.0  # at a running attempt's progress, unless its limits are shorter
 _DEFAULT_LIMITS = HangLimits()
 _WAITING = ProgressPoint("waiting for resources")
+_WAITING_FOR_OTHERS = ProgressPoint("waiting while another sweep has its turn")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Slot:
         self._new_gang = new_gang
         self._life = life
         self._gang: Gang | None = None
+        self._ran: set[str] = set()
         self._request: TrialRequest | None = None
         self._is_started = False
         self._since_s = 0.0
@@ -71,6 +73,16 @@ class Slot:
         return self._gang is not None
 
     @property
+    def is_placed(self) -> bool:
+        """Whether the slot's gang has its resources."""
+        return self._gang is not None and self._gang.is_placed
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether the gang can be given back at no trial's cost."""
+        return self.has_gang and (self.is_free or not self.is_placed)
+
+    @property
     def is_ready(self) -> bool:
         """Whether an attempt would start at once."""
         return self.is_free and self._gang is not None and self._gang.is_idle
@@ -90,17 +102,29 @@ class Slot:
         """Calls whose end is worth a poll."""
         return self._gang.pending if self._gang else []
 
+    def has_run(self, trial_keys: Iterable[str]) -> bool:
+        """Whether one of these trials ran on the gang that there is now."""
+        return not self._ran.isdisjoint(trial_keys)
+
     def submit(self, request: TrialRequest) -> None:
-        """Run an attempt as soon as the gang is there; never blocks."""
+        """Run an attempt as soon as there is a gang; never blocks, and asks for none."""
         assert self.is_free
-        if self.is_ready and self._gang and self._gang.is_leaving:
-            self.release()
-        self._gang = self._gang or self._new_gang()
         self._request, self._is_started = request, False
         self._since_s = time.monotonic()
         self._point, self._progress_ref = ProgressPoint(), None
-        if self._gang.is_idle:
+        if self._gang and self._gang.is_idle:
             self._start(self._gang, request)
+
+    def leave(self, node_ids: set[str]) -> None:
+        """End a ready gang that has a rank on one of these nodes."""
+        if self.is_ready and self._gang and not node_ids.isdisjoint(self._gang.node_ids):
+            self.release()
+
+    def open(self) -> None:
+        """Ask for a gang if there is none; never blocks."""
+        if self._gang is None:
+            self._gang = self._new_gang()
+            self._ran = set()
 
     def withdraw(self) -> TrialRequest:
         """Take the waiting attempt back; the gang goes on waiting for the next one."""
@@ -109,33 +133,52 @@ class Slot:
         self._since_s = time.monotonic()
         return request
 
-    def poll(self) -> Outcome | None:
-        """Take the next steps that are possible and return the attempt's outcome, if any."""
+    def poll(self, may_end: bool = True) -> Outcome | None:
+        """Take the next steps that are possible and return the attempt's outcome, if any.
+
+        Args:
+            may_end: Whether gangs may be ended: not while the cluster's head does not answer,
+                which would hold up the caller.
+        """
         gang, request = self._gang, self._request
         if gang is None:
             return None
         gang.collect()
         end = gang.failure or gang.late_start(self._life.start_timeout_s)
         if request is None:
-            if end or time.monotonic() - self._since_s > self._life.idle_release_s:
+            is_old = time.monotonic() - self._since_s > self._life.idle_release_s
+            if may_end and (end or is_old):
                 self.release()
             return None
         if end is not None:
-            return self._give_up(request, with_lost_nodes(end, gang.node_ids))
+            return self._lose(gang, request, end) if may_end else None
         if gang.is_idle and not self._is_started:
             self._start(gang, request)
         elif gang.is_idle:
-            return self._finish(gang, request)
-        return self._watch(gang, request) if self._is_started else None
+            return self._finish(gang, request, may_end)
+        return self._watch(gang, request) if may_end and self._is_started else None
 
     def progress(self) -> Progress | None:
         """Return how far the running attempt is known to be, and ask anew; never blocks."""
-        if self._gang is None or self._request is None:
+        if self._request is None:
             return None
+        if self._gang is None:
+            return _WAITING_FOR_OTHERS.of_trial(self._request.spec.key)
         if not self._gang.is_placed:
             return _WAITING.of_trial(self._request.spec.key)
         self._ask(self._gang, self._request)
         return self._point.of_trial(self._request.spec.key)
+
+    def give_back(self) -> None:
+        """End a spare gang; an attempt that waits goes on waiting, without one."""
+        assert self.is_spare
+        request = self._request
+        self.release()
+        self._request = request
+
+    def forget(self) -> None:
+        """Let go of the gang without ending it, which needs a head that answers."""
+        self._gang, self._request, self._progress_ref = None, None, None
 
     def release(self) -> None:
         """End the gang and whatever it runs."""
@@ -145,6 +188,7 @@ class Slot:
 
     def _start(self, gang: Gang, request: TrialRequest) -> None:
         gang.start(request)
+        self._ran.add(request.spec.key)
         self._is_started = True
         self._asked_at_s = now_s = time.monotonic()
         self._watchdog = Watchdog(self._life.hang_limits, now_s)
@@ -168,14 +212,17 @@ class Slot:
             return None
         return self._give_up(request, stall.failure(gang.name, gang.places, gang.stacks()))
 
+    def _lose(self, gang: Gang, request: TrialRequest, end: AttemptFailure) -> Outcome:
+        return self._give_up(request, with_lost_nodes(end, gang.node_ids))
+
     def _give_up(self, request: TrialRequest, end: AttemptFailure) -> Outcome:
         self.release()
         return outcome_of(request, end)
 
-    def _finish(self, gang: Gang, request: TrialRequest) -> Outcome:
+    def _finish(self, gang: Gang, request: TrialRequest, may_end: bool) -> Outcome:
         outcome = outcome_of(request, gang.end)
         self._request, self._since_s = None, time.monotonic()
         is_old = gang.num_trials >= self._life.recycle_after_trials
-        if is_old or gang.memory_growth > self._life.max_memory_growth:
+        if may_end and (is_old or gang.memory_growth > self._life.max_memory_growth):
             self.release()
         return outcome

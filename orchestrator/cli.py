@@ -39,7 +39,7 @@ from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext, journal_path
 from search_spaces.canonical import canonical_json, short
 from search_spaces.contracts import TrialState
-from search_spaces.errors import SpecError, UserError
+from search_spaces.errors import ClusterLostError, SpecError, UserError
 from search_spaces.explain import explain_difference
 from search_spaces.loading import load_sweep, show
 
@@ -130,6 +130,8 @@ def run(
     except KeyboardInterrupt:  # while Ray starts: no trial has begun
         say(_go_on(sweep))
         raise typer.Exit(130) from None
+    except ClusterLostError as error:
+        raise UserError(f"{error}\n{_go_on(sweep)}") from error
     if not (is_mirrored := tracking.close()):
         say("Not all results reached MLflow. They are in the store: run the sweep again.")
     if not outcome.cancelled:

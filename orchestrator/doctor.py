@@ -52,8 +52,8 @@ def examine(spec: SweepSpec | None, patience_s: float = PATIENCE_S) -> list[Find
     if spec is not None:
         found += _look_at_sweep(spec, seen, patience_s)
     todo = "Check that the name in RAY_ADDRESS can be resolved, or unset it."
-    # A name that is looked up knows no time limit; the rest has one of its own, twice.
-    found += within("ray", 3 * patience_s, lambda: look_at_ray(os.environ, patience_s), todo)
+    # A name that is looked up knows no time limit; the rest has one of its own, three times.
+    found += within("ray", 4 * patience_s, lambda: look_at_ray(os.environ, patience_s), todo)
     return [*found, look_at_clock(offset, seen.latest)]
 
 

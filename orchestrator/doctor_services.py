@@ -11,13 +11,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cluster.health import SOON_S, health_environment, notice_s
 from orchestrator.findings import Finding, within
 from search_spaces.errors import UserError
 from search_spaces.places import masked
 from search_spaces.sweep import SweepSpec
 
 _SQLITE = "sqlite:///"
+_HEALTH_TODO = " ".join(f"{name}={value}" for name, value in health_environment().items()) + "."
 _TOKEN_FILE = "~/.ray/auth_token"  # where Ray 2.60 looks when no variable names another
+
+_ASK_HEALTH = """
+import json, logging, os, sys, ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
+nodes = [node for node in ray.nodes() if node["Alive"]]
+[head] = [one["NodeID"] for one in nodes if "node:__internal_head__" in one["Resources"]]
+place = NodeAffinitySchedulingStrategy(head, soft=False)
+look = ray.remote(lambda: {k: v for k, v in os.environ.items() if k.startswith("RAY_health")})
+look = look.options(num_cpus=0, scheduling_strategy=place, name="look-for-settings")
+print(json.dumps([len(nodes), ray.get(look.remote())]))
+"""
 
 _ASK_RAY = """
 import json, platform, sys, ray
@@ -67,7 +81,8 @@ def look_at_ray(environment: Mapping[str, str], patience_s: float) -> list[Findi
     except OSError as error:
         todo = "Check that the cluster is up and reachable from here, or unset RAY_ADDRESS."
         return [Finding("ray", "fail", f"nothing answers at {address}: {error}.", todo)]
-    return [_versions(address, patience_s), _token_finding(host, environment)]
+    found = [_versions(address, patience_s), _token_finding(host, environment)]
+    return found if found[0].level == "fail" else [*found, _health(address, patience_s)]
 
 
 def _mirror(spec: SweepSpec, committed: set[str], patience_s: float) -> list[Finding]:
@@ -112,6 +127,34 @@ def _versions(address: str, patience_s: float) -> Finding:
         return Finding("ray", "ok", f"{what}, as here.")
     todo = "Use the same versions on both sides: Ray refuses others."
     return Finding("ray", "fail", f"{what}, but {ours[0]} and {ours[1]} here.", todo)
+
+
+def _health(address: str, patience_s: float) -> Finding:
+    """Look how soon the head notices that a node has vanished: a process on it tells."""
+    command = [sys.executable, "-c", _ASK_HEALTH, address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patience_s)
+        num_nodes, settings = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, ValueError, IndexError):
+        said = "the head does not tell how soon it notices a lost node."
+        return Finding("ray health", "warn", said, f"On the head: {_HEALTH_TODO}")
+    return health_finding(num_nodes, settings)
+
+
+def health_finding(num_nodes: int, settings: Mapping[str, str]) -> Finding:
+    """Judge how soon a head notices that a node has vanished.
+
+    Args:
+        num_nodes: Living nodes.
+        settings: The head's variables.
+    """
+    said = f"a node that vanishes is noticed within {notice_s(settings):g} s."
+    if num_nodes == 1:
+        return Finding("ray health", "ok", "the cluster is one node.")
+    if notice_s(settings) <= SOON_S:
+        return Finding("ray health", "ok", said)
+    todo = f"Start the head again with {_HEALTH_TODO}"
+    return Finding("ray health", "warn", f"{said[:-1]}; until then its gangs wait.", todo)
 
 
 def _token_finding(host: str, environment: Mapping[str, str]) -> Finding:

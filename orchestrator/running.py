@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cluster.ray_executor import RayExecutor
 from cluster.session import Session
+from cluster.share import Sharing
 from cluster.slot import GangLife
 from orchestrator.choices import policy_of
 from orchestrator.driver import run_sweep
@@ -56,8 +57,10 @@ def run_on_ray(
             refuse_unshared(ray, store.folder)
         announce(f"Ray: {ray.description}  dashboard: {ray.dashboard_url or 'not started'}")
         wanted = None if spec.resources.gangs == "auto" else spec.resources.gangs
-        life = GangLife(hang_limits=spec.retries.hang_after_s)
-        executor = RayExecutor(ray, compute, wanted, life)
+        given = spec.resources
+        life = GangLife(idle_release_s=given.idle_release_s, hang_limits=spec.retries.hang_after_s)
+        sharing = Sharing(spec.name, given.priority, given.max_gangs)
+        executor = RayExecutor(ray, compute, wanted, life, sharing=sharing)
         return run_sweep(
             context.trials,
             store,

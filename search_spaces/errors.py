@@ -33,6 +33,10 @@ class UserError(Exception):
     """Something that the user can mend; the command ends with exit code 2 and no traceback."""
 
 
+class ClusterLostError(UserError):
+    """The cluster's head has gone for good, so that nothing of it can be asked or ended."""
+
+
 class SpecError(UserError):
     """One or more faults in a sweep, a task's data or a model.
 

@@ -29,6 +29,36 @@ class ResourcesSpec(Frozen):
     layout: Literal["unpadded", "padded"] = Field(
         default="unpadded", description="padded: the reference, transformers' own forward; slower."
     )
+    max_gpus: float | None = Field(
+        default=None, gt=0, validate_default=True, description="Most GPUs of all gangs together."
+    )
+    idle_release_s: float = Field(
+        default=300, ge=0, description="Gangs without a trial are given back after this."
+    )
+    priority: float = Field(
+        default=1, gt=0, le=1000, description="Weight beside other sweeps on a full cluster."
+    )
+
+    @property
+    def max_gangs(self) -> int | None:
+        """Most gangs that ``max_gpus`` allows; None = no such limit."""
+        if self.max_gpus is None:
+            return None
+        return int(self.max_gpus / (self.ranks * self.gpus_per_rank) + 1e-9)
+
+    @field_validator("max_gpus")
+    @classmethod
+    def _at_least_one_gang(cls, value: float | None, info: ValidationInfo) -> float | None:
+        ranks, each = info.data.get("ranks"), info.data.get("gpus_per_rank")
+        if value is None or ranks is None or each is None:
+            return value
+        if not each:
+            raise ValueError(f"is {value:g}, but gangs take no GPU; write gangs to limit them")
+        if value < ranks * each:
+            raise ValueError(
+                f"is {value:g}, but one gang takes {ranks * each:g}: ranks x gpus_per_rank"
+            )
+        return value
 
     @field_validator("gangs", mode="before")
     @classmethod

@@ -6,16 +6,22 @@ started in a process that is connected to Ray already.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import ray
+from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
+from cluster.health import health_environment
 from cluster.nodes import draining_nodes
 from cluster.ray_executor import RayExecutor
 from cluster.session import Session
@@ -40,7 +46,11 @@ def drain(cluster: Cluster, node_id: str) -> None:
 
 
 def lose_a_node(cluster: Cluster, session: Session, folder: Path, way: str) -> dict[str, str]:
-    """Return how an attempt ends whose node is ``drained`` and killed, or ``ended``."""
+    """Return how an attempt ends whose node is ``drained`` and killed, ``ended``, or ``cut`` off.
+
+    One that is cut off is stopped as it is: like a node behind a broken cable, it says nothing more
+    and closes no connection.
+    """
     node = cluster.add_node(num_cpus=1)
     eventually(lambda: len(session.nodes) == 2)
     executor = RayExecutor(session, ONE_RANK, 1, None, scripted_trial, export_rank)
@@ -49,11 +59,25 @@ def lose_a_node(cluster: Cluster, session: Session, folder: Path, way: str) -> d
         eventually(lambda: not executor.wait(0.1) and list(folder.glob(f"{way}.pid*")), 60)
         if way == "drained":
             drain(cluster, node.node_id)
-        cluster.remove_node(node, allow_graceful=way == "ended")
-        [outcome] = wait_all(executor, 1)
+        start_s = time.monotonic()
+        if way == "cut":
+            suspend(node)
+        else:
+            cluster.remove_node(node, allow_graceful=way == "ended")
+        [outcome] = wait_all(executor, 1, 120)
+        took_s = time.monotonic() - start_s
     finally:
         executor.close()
-    return {"way": way, "failure": outcome.failure.value, "message": outcome.message}
+    said = {"way": way, "failure": outcome.failure.value, "message": outcome.message}
+    return said | {"took_s": f"{took_s:.1f}"}
+
+
+def suspend(node: Any) -> None:
+    """Stop all processes of a node without ending them."""
+    for info in node.all_processes[PROCESS_TYPE_RAYLET]:
+        raylet = psutil.Process(info.process.pid)
+        for process in (raylet, *raylet.children(recursive=True)):
+            process.suspend()
 
 
 def main(folder: Path) -> None:
@@ -61,12 +85,17 @@ def main(folder: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         with Session(cluster.address) as session:
-            for way in ("drained", "ended"):
+            for way in ("drained", "ended", "cut"):
                 print(json.dumps(lose_a_node(cluster, session, folder, way)), flush=True)
     finally:
+        children = psutil.Process().children(recursive=True)
         ray.shutdown()
         cluster.shutdown()
+        for child in children:  # one that is suspended ends of nothing else
+            with contextlib.suppress(psutil.Error):
+                child.kill()
 
 
 if __name__ == "__main__":
+    os.environ |= health_environment()
     main(Path(sys.argv[1]))

@@ -125,6 +125,16 @@ def _stall(argument: str, reporter: Reporter) -> None:
     asleep_in_the_work()
 
 
+def _note(argument: str, reporter: Reporter) -> int:
+    """Leave a line in a file as rank 0 begins, and take some seconds: ``file:line:seconds``."""
+    file, line, seconds = argument.rsplit(":", 2)
+    if os.environ["RANK"] == "0":
+        with Path(file).open("a") as order:
+            order.write(f"{line}\n")
+    time.sleep(float(seconds))
+    return os.getpid()
+
+
 def _exit(argument: str, reporter: Reporter) -> None:
     """End the process of one rank; its peers wait as they would in an all-reduce."""
     if os.environ["RANK"] == argument:
@@ -168,6 +178,7 @@ ACTIONS: dict[str, Callable[[str, Reporter], Any]] = {
     "raise": _raise,
     "wait_for": _wait_for,
     "stall": _stall,
+    "note": _note,
     "exit": _exit,
     "raise_in": _raise_in,
     "hold": _hold,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.growth import grows
 from cluster.resources import (
     NodeResources,
     Placement,
@@ -49,6 +51,45 @@ def test_gangs_that_fit(
     """Whole ranks are counted per node; gangs span nodes only where that is needed."""
     compute = Compute(num_ranks=num_ranks, num_threads=num_threads, num_gpus_per_rank=num_gpus)
     assert plan_gangs(compute, wanted, nodes) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes", "expected"),
+    [
+        ("auto", [], Placement(1, "PACK")),
+        ("auto", [GPU_NODE], Placement(2, "STRICT_PACK")),
+        (7, [GPU_NODE], Placement(7, "STRICT_PACK")),
+        (3, [NodeResources(2, 2)], Placement(3, "PACK")),
+    ],
+)
+def test_cluster_that_grows_is_asked_for_all(
+    wanted: int, nodes: list[NodeResources], expected: Placement
+) -> None:
+    """What does not fit yet is demand for the autoscaler, not a mistake of the user's."""
+    compute = Compute(num_ranks=4, num_threads=1, num_gpus_per_rank=1)
+    assert plan_gangs(compute, wanted, nodes, grows=True) == expected
+
+
+_WATCHED = {"node_93d6e0aa725e3196416135ef8875f4c06753ce192bc1c3499f94c4e1": 1}
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (None, False),
+        (b"", False),
+        (b"no json", False),
+        (b"[]", False),
+        (b'{"autoscaler_report": null}', False),
+        (json.dumps({"autoscaler_report": {"active_nodes": _WATCHED}}).encode(), False),
+        (b'{"autoscaler_report": {"active_nodes": {"ray.head.default": 1}}}', True),
+        (b'{"autoscaler_report": {"pending_launches": {"gpu": 1}}}', True),
+    ],
+)
+def test_cluster_with_an_autoscaler_is_known(status: bytes | None, expected: bool) -> None:
+    """Ray's autoscaler reports from every head; only one with node types can add nodes."""
+    assert grows(status, is_v2=False) is expected
+    assert grows(status, is_v2=True)
 
 
 @given(

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.health import health_environment
 from orchestrator import doctor
 from orchestrator.cli import main
 from orchestrator.doctor import look_at_clock, look_at_folder, look_at_packages, look_at_python
-from orchestrator.doctor_services import look_at_ray
+from orchestrator.doctor_services import health_finding, look_at_ray
 from orchestrator.findings import Finding, within
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo, Transition
@@ -153,6 +154,22 @@ def test_what_would_fail_ends_with_exit_code_1(examine: Doctor, root: Path) -> N
     assert code == 1
     assert "fail" in {finding.level for finding in of(found, "store")}
     assert examine("none.yaml")[0] == 2
+
+
+def test_how_soon_a_lost_node_is_noticed_is_judged() -> None:
+    """Ray's own settings take a minute; those that the message gives take twelve seconds."""
+    slow, soon = health_finding(2, {}), health_finding(2, health_environment())
+    assert (slow.level, slow.said) == (
+        "warn",
+        "a node that vanishes is noticed within 65 s; until then its gangs wait.",
+    )
+    assert slow.todo == (
+        "Start the head again with RAY_health_check_period_ms=2000 "
+        "RAY_health_check_timeout_ms=2000 RAY_health_check_failure_threshold=3."
+    )
+    assert (soon.level, soon.said) == ("ok", "a node that vanishes is noticed within 12 s.")
+    assert health_finding(1, {}).level == "ok"
+    assert health_finding(2, {"RAY_health_check_period_ms": "soon"}) == slow
 
 
 def test_a_ray_that_does_not_answer_is_said_within_seconds() -> None:

@@ -87,6 +87,24 @@ def test_keys_of_an_expanded_sweep_are_pinned() -> None:
     assert (len(trials), short(hashlib.sha256(keys.encode()).hexdigest())) == (38, PINNED_SWEEP)
 
 
+def test_how_a_sweep_runs_changes_no_key() -> None:
+    """Gangs, their limits and the sweep's place beside others are no part of what a trial is."""
+    plain, other = (
+        expand(sweep(resources=resources), {"tiny": model_facts()}, {"rte": task_facts()})
+        for resources in (
+            {},
+            {
+                "gangs": 3,
+                "gpus_per_rank": 1,
+                "max_gpus": 2,
+                "priority": 5,
+                "idle_release_s": 1,
+            },
+        )
+    )
+    assert [trial.key for trial in plain] == [trial.key for trial in other]
+
+
 def test_hashes_of_select_rules_and_prunable_sets_are_pinned() -> None:
     """They are part of every trial's identity."""
     assert canonical_json(HashSelect()) == '{"type":"HashSelect"}'

@@ -133,6 +133,18 @@ store: ${TICKETS_NO_SUCH}/runs
             "resources.gangs: is 0, but must be 'auto' or a whole number >= 1.",
         ),
         (
+            {"resources": {"gpus_per_rank": 4, "ranks": 2, "max_gpus": 6}},
+            "resources.max_gpus: is 6, but one gang takes 8: ranks x gpus_per_rank.",
+        ),
+        (
+            {"resources": {"max_gpus": 6}},
+            "resources.max_gpus: is 6, but gangs take no GPU; write gangs to limit them.",
+        ),
+        ({"resources": {"max_gpus": 0}}, "resources.max_gpus: is 0, but must be > 0."),
+        ({"resources": {"priority": 0}}, "resources.priority: is 0, but must be > 0."),
+        ({"resources": {"priority": 1e4}}, "resources.priority: is 10000.0, but must be <= 1000."),
+        ({"resources": {"idle_release_s": -1}}, "resources.idle_release_s: is -1, but must be >="),
+        (
             {"preset": "chen"},
             "preset: is 'chen', but must be one of chen2020-code, chen2020-paper, ",
         ),

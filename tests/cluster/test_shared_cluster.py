@@ -1,0 +1,76 @@
+"""Two drivers on one real cluster, a head that dies, and a cluster that grows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.programs import run_program
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def _order(folder: Path, *drivers: str) -> list[str]:
+    """Return the order in which the drivers' trials began, and the drivers ended."""
+    said = run_program("two_drivers", "start", folder, *drivers)
+    assert f"codes {[0] * len(drivers)}" in said
+    return (folder / "order").read_text().splitlines()
+
+
+def test_two_sweeps_halve_a_cluster(tmp_path: Path) -> None:
+    """Both want both CPUs. The second gets one long before the first ends, and then half.
+
+    From the second's first trial to its last, the first begins no more than one trial more than
+    the second between any two of the second's.
+    """
+    order = _order(tmp_path, "one:2:1:16:1", "two:2:1:6:1")
+    assert order.count("one") == 16 and order.count("two") == 6
+    assert order.index("two ended") < order.index("one ended")
+    first, last = order.index("two"), len(order) - 1 - order[::-1].index("two")
+    shared = order[first : last + 1]
+    assert shared.count("one") <= shared.count("two") + 2
+
+
+def test_gangs_that_need_the_whole_cluster_take_turns(tmp_path: Path) -> None:
+    """Each gang takes both CPUs: halves of two would wait for each other forever.
+
+    Neither is without a turn until the other has ended.
+    """
+    order = _order(tmp_path, "one:1:2:10:1", "two:1:2:4:1")
+    assert order.count("one") == 10 and order.count("two") == 4
+    assert order.index("two") < len(order) - 1 - order[::-1].index("one")
+
+
+def _end_of_driver(folder: Path, way: str, **variables: str) -> tuple[int, dict[str, object]]:
+    code, said = run_program("lost_head", folder, way, **variables).strip().splitlines()[-2:]
+    return json.loads(code)["code"], json.loads(said)
+
+
+def test_head_that_comes_back_costs_nothing(tmp_path: Path) -> None:
+    """Its table is on disk: all trials end, in the same driver."""
+    code, said = _end_of_driver(
+        tmp_path, "back", RAY_gcs_storage="rocksdb", RAY_gcs_storage_path="{folder}/table"
+    )
+    assert (code, said) == (0, {"ends": 30, "said": ""})
+
+
+def test_head_that_is_gone_ends_the_driver_with_words(tmp_path: Path) -> None:
+    """The driver says so and how to go on, before Ray would end it without a word.
+
+    Trials that ended meanwhile on gangs that live on are taken in all the same.
+    """
+    code, said = _end_of_driver(tmp_path, "gone")
+    assert code == 2 and int(str(said["ends"])) > 1
+    assert "has not answered for" in str(said["said"])
+    assert str(said["said"]).endswith("then go on with the same 'tickets run' command.")
+
+
+def test_cluster_grows_by_what_waits(tmp_path: Path) -> None:
+    """The autoscaler sees waiting gangs, brings a node for one, and goes on seeing the other."""
+    [line] = run_program("growing", tmp_path).strip().splitlines()[-1:]
+    said = json.loads(line)
+    assert said["asked"] and said["answer"] == "grown"
+    assert said["left"] == [[5.0]] * 8
+    assert said["phases"] == ["waiting for resources"]

@@ -1,0 +1,89 @@
+"""Drivers that share a real cluster; run as a program of its own.
+
+``start FOLDER``: a cluster of two CPUs and one driver process for each argument that follows,
+``name:gangs:ranks:trials:seconds``. Each trial leaves one line in FOLDER/order, as it begins.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+from cluster.ray_executor import RayExecutor
+from cluster.session import Session
+from cluster.share import Sharing
+from search_spaces.contracts import Compute, Succeeded
+from tests.cluster.scripted import export_rank, make_request, scripted_trial
+
+NUM_CPUS = 2
+_LIMIT_S = 150.0
+_TURN_S = 3.0
+
+
+def drive(address: str, folder: Path, name: str, gangs: int, ranks: int, trials: int, s: float):
+    """Run so many equal trials on as many gangs as there may be."""
+    compute = Compute(num_ranks=ranks, num_threads=1)
+    sharing = Sharing(name, turn_s=_TURN_S)
+    with Session(address) as session:
+        executor = RayExecutor(session, compute, gangs, None, scripted_trial, export_rank, sharing)
+        (folder / f"{name}.ready").touch()
+        waiting = [
+            make_request(f"note:{folder}/order:{name}:{s}", i, compute) for i in range(trials)
+        ]
+        num_running, deadline_s = 0, time.monotonic() + _LIMIT_S
+        try:
+            while waiting or num_running:
+                assert time.monotonic() < deadline_s, f"{name}: {len(waiting)} trials are left"
+                while waiting and num_running < executor.num_slots:
+                    executor.submit(waiting.pop(0))
+                    num_running += 1
+                ended = executor.wait(0.5)
+                assert all(isinstance(one, Succeeded) for one in ended), ended
+                num_running -= len(ended)
+        finally:
+            executor.close()
+    with (folder / "order").open("a") as order:
+        order.write(f"{name} ended\n")
+
+
+def main(folder: Path, drivers: list[str]) -> None:
+    """Start a cluster and its drivers, each when the one before has begun."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": NUM_CPUS})
+    processes = []
+    try:
+        for index, driver in enumerate(drivers):
+            name = driver.split(":")[0]
+            command = [sys.executable, "-m", __spec__.name, "drive", cluster.address, str(folder)]
+            processes.append(subprocess.Popen([*command, driver]))
+            begun = folder / "order" if index == 0 else folder / f"{name}.ready"
+            deadline_s = time.monotonic() + 60
+            while not begun.exists() and time.monotonic() < deadline_s:
+                time.sleep(0.1)
+        codes = [process.wait(_LIMIT_S) for process in processes]
+        print(f"codes {codes}", flush=True)
+    finally:
+        for process in processes:
+            process.kill()
+        ray.shutdown()
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "drive":
+        given = sys.argv[4].split(":")
+        drive(
+            sys.argv[2],
+            Path(sys.argv[3]),
+            given[0],
+            *(int(number) for number in given[1:4]),
+            float(given[4]),
+        )
+    else:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        main(Path(sys.argv[2]), sys.argv[3:])
