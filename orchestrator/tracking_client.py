@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # Else a line with the URI, and the credentials in it, is printed for every run that ends.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 # What MLflow's client lets through: errors of requests and urllib are OSErrors.
@@ -176,11 +179,17 @@ def _make_parent(uri: str) -> None:
 def _probe(uri: str, timeout_s: float) -> None:
     """Ask a server for anything at all: also a refusal is an answer."""
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout_s).close()
+        urllib.request.urlopen(f"{_anonymous(uri)}/health", timeout=timeout_s).close()
     except urllib.error.HTTPError:
         return
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise _unreachable(uri, first_line(error)) from error
+
+
+def _anonymous(uri: str) -> str:
+    """Return a server's URI without credentials: urllib takes them for a part of the host."""
+    parts = urllib.parse.urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
 
 
 def _connected(uri: str, timeout_s: float | None) -> MlflowClient:
