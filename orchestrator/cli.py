@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from orchestrator import (
     registry_commands,
     simulate_command,
     steering_commands,
+    sync_command,
     transfer_commands,
     watch_commands,
 )
@@ -33,6 +35,7 @@ from orchestrator.journal_lock import has_ended
 from orchestrator.journal_reader import open_reader
 from orchestrator.listeners import SweepOutcome
 from orchestrator.mending import mended
+from orchestrator.mirror_lag import describe_lag, lag_path, read_lag
 from orchestrator.plan import Plan
 from orchestrator.screens import plan_summary, show_plan, show_status
 from orchestrator.store import Store
@@ -122,7 +125,8 @@ def run(
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    tracking = TrackingListener(tracker, spec, store, say)
+    behind = lag_path(context.journal_path)
+    tracking = TrackingListener(tracker, spec, store, say, lag_path=behind)
     try:
         with CtrlC() as ctrl_c, LiveProgress(console, len(context.trials)) as progress:
             listeners = ListenerGroup([progress, tracking])
@@ -133,7 +137,7 @@ def run(
     except ClusterLostError as error:
         raise UserError(f"{error}\n{_go_on(sweep)}") from error
     if not (is_mirrored := tracking.close()):
-        say("Not all results reached MLflow. They are in the store: run the sweep again.")
+        say(f"Not all results reached MLflow. They are in the store: tickets sync {sweep}")
     if not outcome.cancelled:
         files = _show_end(console, context, store, sweep)
         if files and is_mirrored:
@@ -180,11 +184,16 @@ def status(sweep: SweepPath, as_json: AsJson = False) -> None:
     with open_reader(path) as reader:
         rows, counts, meta = reader.trials(), reader.counts(), reader.meta()
         failures = failure_histories(reader.events_of("failed"))
+    lag, now = read_lag(lag_path(path)), time.time()
     if as_json:
         data = [{**vars(row), **failure_fields(row, failures.get(row.key))} for row in rows]
-        typer.echo(json.dumps({"sweep": meta["name"], "trials": data}, indent=2, default=str))
+        said = {"sweep": meta["name"], "trials": data, "mirror": lag and lag.fields(now)}
+        typer.echo(json.dumps(said, indent=2, default=str))
         return
-    show_status(Console(emoji=False), meta["name"], rows, counts, has_ended(path), failures)
+    console = Console(emoji=False)
+    show_status(console, meta["name"], rows, counts, has_ended(path), failures)
+    if lag:
+        console.print(describe_lag(lag, now), highlight=False, soft_wrap=True)
 
 
 @app.command("explain-key")
@@ -216,6 +225,7 @@ def explain_key(
 app.add_typer(watch_commands.app)
 app.add_typer(steering_commands.app)
 app.command()(doctor_commands.doctor)
+app.command()(sync_command.sync)
 app.add_typer(query_commands.app)
 app.command()(simulate_command.simulate)
 app.command()(transfer_commands.transfer)

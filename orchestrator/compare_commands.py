@@ -36,6 +36,7 @@ from orchestrator.compare_sides import (
 from orchestrator.mask_commands import mask_faults_told, read_mask_file
 from orchestrator.store import Store
 from search_spaces.errors import UserError
+from search_spaces.places import masked
 
 if TYPE_CHECKING:  # NumPy and Arrow; --help needs neither
     from workers.mask import Mask
@@ -153,7 +154,7 @@ def _mask(store: Store, side: Side, seed: int) -> Mask | None:
     if ref is None:
         return None
     with mask_faults_told():
-        return read_mask(read_artifact(ref), None, ref.uri)
+        return read_mask(read_artifact(ref), None, masked(ref.uri))
 
 
 def _overlap(first: Mask, second: Mask) -> MaskOverlap:

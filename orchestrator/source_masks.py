@@ -11,6 +11,7 @@ from orchestrator.statistics import mean
 from orchestrator.storage import Storage
 from orchestrator.store import Store
 from orchestrator.transfer_judging import SourceOverlaps, transfer_cells
+from search_spaces.places import masked
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import Trial, TrialSpec
 from workers.mask import Mask
@@ -81,7 +82,7 @@ def _read(spec: TrialSpec, store: Store) -> Mask | None:
     folder, _, name = ref.uri.rpartition("/")
     data = Storage(folder).read(name)
     try:
-        return None if data is None else read_mask(data, None, ref.uri)
+        return None if data is None else read_mask(data, None, masked(ref.uri))
     except MaskFileError as error:  # the table does not need it: its overlaps are unknown
         _log.warning("%s", error)
         return None

@@ -7,13 +7,14 @@ import logging
 import os
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -23,11 +24,14 @@ from search_spaces.places import masked
 
 ANSWER_TIMEOUT_S = 10.0
 _PAGE = 1000
-# MLflow repeats a request for over four minutes by default. The mirror catches up by itself.
 _SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # MLflow repeats every request, for over four minutes by default, also one that was carried out
+    # and whose answer got lost: a run is then there twice. The mirror repeats by itself.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # Else a line with the URI, and the credentials in it, is printed for every run that ends.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 # What MLflow's client lets through: errors of requests and urllib are OSErrors.
@@ -134,12 +138,21 @@ def found_or_made_experiment(client: MlflowClient, uri: str, name: str) -> str:
         return found
 
 
-def search_all(client: MlflowClient, experiment_id: str, condition: str) -> list[Run]:
-    """Return all runs that fulfil an MLflow filter, page by page."""
+def search_all(
+    client: MlflowClient, experiment_id: str, condition: str, view: int = ViewType.ACTIVE_ONLY
+) -> list[Run]:
+    """Return all runs that fulfil an MLflow filter, page by page.
+
+    Args:
+        client: Connected.
+        experiment_id: Where to look.
+        condition: The filter.
+        view: Active runs, deleted ones or both.
+    """
     runs: list[Run] = []
     token = None
     while True:
-        page = client.search_runs([experiment_id], condition, max_results=_PAGE, page_token=token)
+        page = client.search_runs([experiment_id], condition, view, _PAGE, page_token=token)
         runs.extend(page)
         token = page.token
         if not token:
@@ -176,11 +189,17 @@ def _make_parent(uri: str) -> None:
 def _probe(uri: str, timeout_s: float) -> None:
     """Ask a server for anything at all: also a refusal is an answer."""
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout_s).close()
+        urllib.request.urlopen(f"{_anonymous(uri)}/health", timeout=timeout_s).close()
     except urllib.error.HTTPError:
         return
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise _unreachable(uri, first_line(error)) from error
+
+
+def _anonymous(uri: str) -> str:
+    """Return a server's URI without credentials: urllib takes them for a part of the host."""
+    parts = urllib.parse.urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
 
 
 def _connected(uri: str, timeout_s: float | None) -> MlflowClient:

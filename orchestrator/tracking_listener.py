@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from orchestrator.judging import Judged, judge_sweep
 from orchestrator.listeners import SilentListener, SweepOutcome
+from orchestrator.mirror_lag import MirrorLag, write_lag
 from orchestrator.registering import register_winners
 from orchestrator.retries import Cause
 from orchestrator.store import Store
@@ -23,23 +24,28 @@ from search_spaces.places import masked
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import Trial
 
-PAUSE_S = 30.0  # after a failure, before MLflow is tried again
-_QUEUE_SIZE = 256  # what does not fit is mirrored at the end
-_Finished = tuple[Trial, TrialResult]
+PAUSE_S = 30.0  # the longest one before a failing MLflow is tried again
+PATIENCE_S = 30.0  # with an MLflow that does not answer when the sweep has ended
+_FIRST_PAUSE_S = 1.0  # doubled with each failure
+_SHORTEST_PAUSE_S = 0.05
+_LAG_EVERY_S = 2.0
 
 
 class TrackingListener(SilentListener):
     """Mirrors what succeeds, and at the end what is missing, then the verdicts and winners.
 
-    When MLflow fails the sweep goes on: it is said once, the next trial after a pause tries again,
-    and the rest waits for the end.
+    When MLflow fails the sweep goes on. What failed is tried again at once, then it is said once,
+    and pauses that double lie between all further tries. What is still missing when the sweep has
+    ended is tried until MLflow has not answered for a while.
 
     Args:
         tracker: Already connected; used by the thread only.
         spec: The sweep.
         store: Where results and masks are.
         say: Tells people one sentence.
-        pause_s: How long MLflow is left alone after a failure.
+        pause_s: The longest pause before MLflow is tried again.
+        patience_s: How long an MLflow that does not answer is waited for at the end.
+        lag_path: Where it is written down how far MLflow is behind; None = nowhere.
     """
 
     def __init__(
@@ -49,12 +55,17 @@ class TrackingListener(SilentListener):
         store: Store,
         say: Callable[[str], None],
         pause_s: float = PAUSE_S,
+        patience_s: float = PATIENCE_S,
+        lag_path: Path | None = None,
     ) -> None:
         self._tracker, self._spec, self._store, self._say = tracker, spec, store, say
-        self._pause_s = pause_s
-        self._queue: queue.Queue[_Finished] = queue.Queue(_QUEUE_SIZE)
+        self._pause_s, self._patience_s = max(pause_s, _SHORTEST_PAUSE_S), patience_s
+        self._lag_path, self._lag_at = lag_path, 0.0
+        self._failing_since: float | None = None
+        self._queue: queue.SimpleQueue[str] = queue.SimpleQueue()  # of keys
         self._trials: dict[str, Trial] = {}
         self._results: dict[str, TrialResult] = {}
+        self._told_at: dict[str, float] = {}  # of those that are not mirrored yet, oldest first
         self._mirrored: set[str] = set()
         self._failed: set[str] = set()
         self._outcome: SweepOutcome | None = None
@@ -72,8 +83,8 @@ class TrackingListener(SilentListener):
         self._trials[trial.key] = trial
         self._results[trial.key] = result
         self._failed.discard(trial.key)  # people may have reopened it
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait((trial, result))
+        self._told_at.setdefault(trial.key, time.time())
+        self._queue.put(trial.key)
 
     def reused(self, trial: Trial, result: TrialResult) -> None:
         """Mirror the trial soon, unless it is there."""
@@ -121,21 +132,25 @@ class TrackingListener(SilentListener):
         self._is_complete = not problems
 
     def _follow(self) -> None:
-        """Mirror what comes in; after a failure leave MLflow alone for a while."""
-        has_failed, resume_s = False, 0.0
-        while not (self._ended.is_set() and self._queue.empty()):
+        """Mirror what comes in; what fails goes to the back, and MLflow is left alone a while."""
+        has_failed, pause_s = False, min(_FIRST_PAUSE_S, self._pause_s)
+        while not self._ended.is_set():
+            self._note_lag()
             try:
-                trial, result = self._queue.get(timeout=0.1)
+                key = self._queue.get(timeout=0.1)
             except queue.Empty:
                 continue
-            if time.monotonic() < resume_s:
+            problem = self._tried(partial(self._mirror, key))
+            if problem is None:
+                pause_s = min(_FIRST_PAUSE_S, self._pause_s)
                 continue
-            problem = self._problem(partial(self._mirror, trial, result))
-            if problem is not None:
-                resume_s = time.monotonic() + self._pause_s
-                if not has_failed:
-                    self._say(f"{problem} The sweep goes on; the mirror is tried again.")
-                has_failed = True
+            self._queue.put(key)
+            if not has_failed:
+                self._say(f"{problem} The sweep goes on; the mirror is tried again.")
+            has_failed = True
+            self._note_lag(is_news=True)
+            self._ended.wait(pause_s)
+            pause_s = min(2 * pause_s, self._pause_s)
 
     def _end(self) -> list[str]:
         """Mirror what is missing, judge what there is, register winners; return what went wrong.
@@ -143,17 +158,40 @@ class TrackingListener(SilentListener):
         A run that cannot be written holds up no other; an MLflow that does not answer ends it.
         """
         missing = sorted(self._results.keys() - self._mirrored)
-        writes: list[Callable[[], None]] = [
-            partial(self._mirror, self._trials[key], self._results[key]) for key in missing
-        ]
+        writes: list[Callable[[], None]] = [partial(self._mirror, key) for key in missing]
         problems: list[str] = []
-        for action in (self._tracker.check, *writes, self._judge, self._register):
-            problem = self._problem(action)
+        for action in (self._tracker.check, *writes, self._tidy, self._judge, self._register):
+            problem = self._tried(action)
+            if problem is not None and (answers := self._answers_again()):
+                problem = self._problem(action)
             if problem is not None:
                 problems.append(problem)
-                if self._problem(self._tracker.check) is not None:
+                if not answers:
                     break
+        self._note_lag(is_news=True)
         return problems
+
+    def _answers_again(self) -> bool:
+        """Wait for MLflow to answer; return whether it does."""
+        patient_until_s = time.monotonic() + self._patience_s
+        pause_s = min(_FIRST_PAUSE_S, self._pause_s)
+        while self._problem(self._tracker.check) is not None:
+            if time.monotonic() + pause_s > patient_until_s:
+                return False
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, self._pause_s)
+        return True
+
+    def _tried(self, action: Callable[[], None]) -> str | None:
+        """Try twice, because one lost connection is nobody's concern; return what went wrong."""
+        if self._problem(action) is None:
+            self._failing_since = None
+            return None
+        time.sleep(_SHORTEST_PAUSE_S)
+        problem = self._problem(action)
+        since = self._failing_since or time.time()
+        self._failing_since = None if problem is None else since
+        return problem
 
     def _problem(self, action: Callable[[], None]) -> str | None:
         """Return in a sentence why an action failed; None when it did not."""
@@ -165,9 +203,23 @@ class TrackingListener(SilentListener):
             return f"MLflow at {masked(self._tracker.uri)} failed: {first_line(error)}."
         return None
 
-    def _mirror(self, trial: Trial, result: TrialResult) -> None:
-        self._tracker.mirror(trial, result, self._store)
-        self._mirrored.add(trial.key)
+    def _mirror(self, key: str) -> None:
+        self._tracker.mirror(self._trials[key], self._results[key], self._store)
+        self._mirrored.add(key)
+        self._told_at.pop(key, None)
+
+    def _tidy(self) -> None:
+        self._tracker.drop_copies(self._results.keys())
+
+    def _note_lag(self, is_news: bool = False) -> None:
+        """Write down how far MLflow is behind, every few seconds."""
+        now = time.time()
+        if self._lag_path is None or not (is_news or now - self._lag_at >= _LAG_EVERY_S):
+            return
+        self._lag_at, waiting = now, list(self._told_at.values())
+        oldest_at = min(waiting, default=None)
+        lag = MirrorLag(now, len(self._mirrored), len(waiting), oldest_at, self._failing_since)
+        write_lag(self._lag_path, lag)
 
     def _judge(self) -> None:
         spec, judged = self._spec, self._judged()

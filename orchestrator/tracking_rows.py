@@ -84,12 +84,22 @@ def lineage_rows(
 
 def mask_file(trial: Trial, result: TrialResult, store: Store) -> tuple[str, bytes] | None:
     """Return name and content of a final trial's mask, if one is kept."""
-    ref = _mask_of(trial, result, store) if trial.kind == "final" else None
+    ref = _mask_of(trial, store) if trial.kind == "final" else None
     if ref is None:
         return None
     folder, _, name = ref.uri.rpartition("/")
     data = Storage(folder).read(name)
     return None if data is None else (name, data)
+
+
+def mask_size(trial: Trial, store: Store) -> tuple[str, int] | None:
+    """Return name and size in bytes of a final trial's mask, if one is kept and still there."""
+    ref = _mask_of(trial, store) if trial.kind == "final" else None
+    if ref is None:
+        return None
+    folder, _, name = ref.uri.rpartition("/")
+    (num_bytes,) = Storage(folder).sizes([name])
+    return None if num_bytes is None else (name, num_bytes)
 
 
 def verdict_rows(judged: Sequence[Judged]) -> Iterator[VerdictRow]:
@@ -154,7 +164,7 @@ def _word(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _mask_of(trial: Trial, result: TrialResult, store: Store) -> ArtifactRef | None:
+def _mask_of(trial: Trial, store: Store) -> ArtifactRef | None:
     """Return the committed file of the mask that a trial trained under, if one is kept."""
     parent = trial.spec.mask_parent
     owner, names = trial.key, trial.outputs.artifacts

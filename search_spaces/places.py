@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 CACHE_VARIABLE = "TICKETS_CACHE"
+_SECRETS = "password|passwd|pwd|token|access_key|secret_key"  # options of URIs
 
 
 def cache_folder() -> Path:
@@ -25,4 +26,4 @@ def absolute(path: str) -> str:
 def masked(text: str) -> str:
     """Return a URI, or a text with URIs in it, without the credentials."""
     text = re.sub(r":(//)?\S*@", r":\1***@", text)
-    return re.sub(r"(?i)(password|passwd|pwd|token)=[^&\s'\"]*", r"\1=***", text)
+    return re.sub(rf"(?i)({_SECRETS})=[^&\s'\"]*", r"\1=***", text)

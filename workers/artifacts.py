@@ -9,6 +9,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from search_spaces.contracts import ArtifactInfo, ArtifactRef, FailureClass
+from search_spaces.places import masked
 from workers.failures import TrialFailure
 
 
@@ -39,19 +40,20 @@ def read_artifact(ref: ArtifactRef) -> bytes:
         TrialFailure: It is missing, or is not what was committed.
     """
     system, path = fs.FileSystem.from_uri(ref.uri if "://" in ref.uri else Path(ref.uri).as_uri())
-    trial = ref.uri.rpartition("/attempts/")[0]
+    shown = masked(ref.uri)
+    trial = shown.rpartition("/attempts/")[0]
     again = "the trial that made it is run again" if trial else "it is made again"
-    advice = f"Remove {trial or ref.uri} and run the sweep again: {again}."
+    advice = f"Remove {trial or shown} and run the sweep again: {again}."
     try:
         with system.open_input_stream(path) as stream:
             data: bytes = stream.read()
     except FileNotFoundError:
-        message = f"{ref.uri}: the file is missing. {advice}"
+        message = f"{shown}: the file is missing. {advice}"
         raise TrialFailure(FailureClass.USER_ERROR, message) from None
     found = hashlib.sha256(data).hexdigest()
     if found != ref.sha256:
         message = (
-            f"{ref.uri}: the file is damaged: its sha256 is {found[:12]}, "
+            f"{shown}: the file is damaged: its sha256 is {found[:12]}, "
             f"but {ref.sha256[:12]} was committed. {advice}"
         )
         raise TrialFailure(FailureClass.USER_ERROR, message)

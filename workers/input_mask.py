@@ -8,6 +8,7 @@ from search_spaces.canonical import short
 from search_spaces.checkpoint import backbone_entries, iter_parameters
 from search_spaces.contracts import FailureClass, TrialRequest
 from search_spaces.models import num_layers_of, read_config
+from search_spaces.places import masked
 from search_spaces.prunable import POOLER, PrunableSet, prunable_set
 from search_spaces.trial import (
     GivenMask,
@@ -90,17 +91,17 @@ def file_mask(
     assert file, "whoever makes the request gives it the file of such a mask"
     data = read_artifact(file)
     try:
-        mask = read_mask(data, None, file.uri)
-        _check_content(mask, source, file.uri)
+        mask = read_mask(data, None, masked(file.uri))
+        _check_content(mask, source, masked(file.uri))
         if mask.prunable == prunable.without_pooler():
             mask = mask.widened(prunable)
-        check_model(mask.prunable, prunable, file.uri, "mask")
+        check_model(mask.prunable, prunable, masked(file.uri), "mask")
     except (MaskFileError, MaskMismatchError) as error:
         raise TrialFailure(FailureClass.USER_ERROR, str(error)) from error
     if mask.num_removed != source.num_removed:
         message = (
-            f"{file.uri}: the mask removes {mask.num_removed} weights, but the trial needs one "
-            f"that removes {source.num_removed}. {_advice(source)}"
+            f"{masked(file.uri)}: the mask removes {mask.num_removed} weights, but the trial "
+            f"needs one that removes {source.num_removed}. {_advice(source)}"
         )
         raise TrialFailure(FailureClass.USER_ERROR, message)
     return mask

@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from orchestrator import tracking
 from orchestrator.listeners import SweepOutcome
 from orchestrator.retries import Cause
 from orchestrator.store import Store
@@ -107,7 +108,7 @@ def test_a_half_written_run_is_completed(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracker, "_log_losses", die)
+        patch.setattr(tracking, "write_content", die)
         with pytest.raises(Killed):
             tracker.catch_up(trials, store)
     assert [r.info.status for r in runs_of(uri, "killed", "tags.kind = 'round'")] == ["RUNNING"]
@@ -166,7 +167,7 @@ def test_a_failing_mlflow_is_said_once_and_caught_up_with(
     store, trials, results = committed_lineage(tmp_path)
     tracker, said = MlflowTracker(uri, "outage", "small", "hash"), list[str]()
     with monkeypatch.context() as patch:
-        patch.setattr(tracker, "_client", MlflowClient(f"sqlite:///{tmp_path}/absent/m.db"))
+        patch.setattr(tracker, "client", MlflowClient(f"sqlite:///{tmp_path}/absent/m.db"))
         listener = TrackingListener(tracker, make_sweep(), store, said.append)
         for trial, result in zip(trials, results, strict=True):
             listener.succeeded(trial, result)

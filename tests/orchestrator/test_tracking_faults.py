@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
+from orchestrator import tracking_verdicts as verdicts
 from orchestrator.judging import judge_sweep
 from orchestrator.queries import best, lineage, sweeps
 from orchestrator.store import Store
@@ -145,7 +146,7 @@ def test_a_half_written_verdict_is_no_ticket_and_is_written_anew(
     """A kill between making a verdict's run and its numbers leaves nothing that best reads."""
     tracker = MlflowTracker(uri, "half", "small", "hash")
     with monkeypatch.context() as patch:
-        patch.setattr(tracker, "_log", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(verdicts, "log_rows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             log(tracker, winning_world())
     assert len(runs_of(uri, "half", "tags.kind = 'verdict'")) == 1

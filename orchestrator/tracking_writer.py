@@ -1,0 +1,177 @@
+"""Write a trial's run in few calls, each of which may be repeated: nothing is there twice."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+
+from orchestrator.store import Store
+from orchestrator.tracking_rows import (
+    lineage_rows,
+    mask_file,
+    mask_size,
+    trial_metrics,
+    trial_params,
+    trial_tags,
+)
+from search_spaces.contracts import TrialResult
+from search_spaces.trial import Trial
+
+LINEAGE_FILE = "lineage.json"
+MASK_FOLDER = "masks"
+LOSS = "loss"
+OWN_TAGS = frozenset({"trial_key", "kind", "sweep"})  # a run with all of these is a mirror's
+_MOST_ENTITIES = 1000  # of one log_batch
+_MOST_COPIES = 50
+_LONGEST_TAG = 5000
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """What the run of a trial says, but for its files.
+
+    Attributes:
+        name: For people.
+        params: What decided the result.
+        metrics: Values and losses. All have the time at which the trial began, so that a point
+            that is written again is the same point.
+        tags: What it is found and filtered by.
+        data: The data it was trained on.
+    """
+
+    name: str
+    params: Mapping[str, str]
+    metrics: Sequence[Metric]
+    tags: Mapping[str, str]
+    data: DatasetInput
+
+
+def trial_content(trial: Trial, result: TrialResult, sweep: str, parent_id: str) -> RunContent:
+    """Return what a trial's run says.
+
+    Args:
+        trial: The trial.
+        result: Its committed result.
+        sweep: Name of the sweep.
+        parent_id: The sweep's run.
+    """
+    tags = {**trial_tags(trial, result), "sweep": sweep, "trial_key": trial.key}
+    tags["mlflow.parentRunId"] = parent_id
+    time_ms = round(datetime.fromisoformat(result.started_at).timestamp() * 1000)
+    values = trial_metrics(trial, result).items()
+    return RunContent(
+        name=trial.main_role.label,
+        params=trial_params(trial.spec),
+        metrics=(
+            *(Metric(name, value, time_ms, 0) for name, value in values),
+            *(Metric(LOSS, value, time_ms, step) for step, value in result.losses),
+        ),
+        tags={name: value[:_LONGEST_TAG] for name, value in tags.items()},
+        data=_data(trial),
+    )
+
+
+def write_content(client: MlflowClient, run_id: str, content: RunContent) -> None:
+    """Write all that a run says; what is there already stays one entry."""
+    log_rows(client, run_id, content.metrics, content.params, content.tags)
+    client.log_inputs(run_id, [content.data])
+
+
+def log_rows(
+    client: MlflowClient,
+    run_id: str,
+    metrics: Sequence[Metric],
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+) -> None:
+    """Write values, params and tags in as few calls as MLflow's limits allow.
+
+    Args:
+        client: Connected.
+        run_id: The run.
+        metrics: Any number.
+        params: At most 100, as MLflow has it.
+        tags: At most 100.
+    """
+    room = _MOST_ENTITIES - len(params) - len(tags)
+    client.log_batch(
+        run_id,
+        metrics=metrics[:room],
+        params=[Param(name, value) for name, value in params.items()],
+        tags=[RunTag(name, value) for name, value in tags.items()],
+    )
+    for start in range(room, len(metrics), _MOST_ENTITIES):
+        client.log_batch(run_id, metrics=metrics[start : start + _MOST_ENTITIES])
+
+
+def write_files(
+    client: MlflowClient, run_id: str, trial: Trial, result: TrialResult, store: Store
+) -> None:
+    """Copy a trial's lineage, and the mask of a final trial, out of the store."""
+    log_bytes(client, run_id, LINEAGE_FILE, _lineage(trial, result, store))
+    mask = mask_file(trial, result, store)
+    if mask is not None:
+        log_bytes(client, run_id, f"{MASK_FOLDER}/{mask[0]}", mask[1])
+
+
+def file_sizes(trial: Trial, result: TrialResult, store: Store) -> dict[str, int]:
+    """Return the size in bytes of every file that ``write_files`` keeps with a run."""
+    sizes = {LINEAGE_FILE: len(_lineage(trial, result, store))}
+    mask = mask_size(trial, store)
+    return sizes | ({f"{MASK_FOLDER}/{mask[0]}": mask[1]} if mask else {})
+
+
+def log_bytes(client: MlflowClient, run_id: str, path: str, data: bytes) -> None:
+    """Keep a file with a run; one of that name is replaced."""
+    folder, _, name = path.rpartition("/")
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / name
+        file.write_bytes(data)
+        client.log_artifact(run_id, str(file), folder or None)
+
+
+def find_one(client: MlflowClient, experiment_id: str, condition: str) -> Run | None:
+    """Return the run of a mirror that fulfils a condition; copies of it go to MLflow's trash.
+
+    A request whose answer got lost, or that came through late, may have made one run twice.
+    """
+    found = client.search_runs([experiment_id], condition, max_results=_MOST_COPIES)
+    kept, copies = told_apart(found)
+    for run in copies:
+        client.delete_run(run.info.run_id)
+    return kept
+
+
+def told_apart(runs: Iterable[Run]) -> tuple[Run | None, list[Run]]:
+    """Return which of a trial's runs counts, and its copies: a finished one, else the first."""
+    ours = sorted(runs, key=lambda run: (run.info.status != "FINISHED", *_beginning(run)))
+    return (ours[0], ours[1:]) if ours else (None, [])
+
+
+def is_own(run: Run) -> bool:
+    """Whether a mirror made a trial's run; people may tag runs of theirs with a trial's key."""
+    return set(run.data.tags) >= OWN_TAGS
+
+
+def _beginning(run: Run) -> tuple[int, str]:
+    return run.info.start_time, run.info.run_id
+
+
+def _lineage(trial: Trial, result: TrialResult, store: Store) -> bytes:
+    rows = list(lineage_rows(trial.spec, result, store))
+    return json.dumps({"lineage": rows}, indent=2).encode()
+
+
+def _data(trial: Trial) -> DatasetInput:
+    digest = trial.spec.task.data_sha256
+    # MLflow's own column for digests holds 36 characters; the source has the whole one.
+    source = f'{{"data_sha256": "{digest}"}}'
+    data = Dataset(trial.main_role.task, digest[:36], "meta", source)
+    return DatasetInput(data, [InputTag("mlflow.data.context", "training")])
