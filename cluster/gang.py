@@ -151,6 +151,11 @@ class Gang:
         """Whether a node of it will soon be taken away, so that no other trial should start."""
         return not draining_nodes().isdisjoint(self.node_ids)
 
+    def give_notice(self) -> None:
+        """Tell all ranks that they will be taken away; never blocks."""
+        for rank in self._ranks:
+            rank.give_notice.options(concurrency_group=PROGRESS_GROUP).remote()
+
     def stacks(self) -> str:
         """Return what the ranks are doing; blocks for two seconds where one does not answer."""
         asked = [
