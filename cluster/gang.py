@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.attempts import AttemptFailure, ConnectFunction, ProgressPoint, TrialFunction
 from cluster.calls import RankCalls, where
+from cluster.nodes import draining_nodes
 from cluster.rank import PROGRESS_GROUP, Rank, RankPlace
 from cluster.resources import Strategy, device_of, rank_environment
 from search_spaces.contracts import Compute, FailureClass, TrialRequest, TrialResult
@@ -144,6 +145,16 @@ class Gang:
     def node_ids(self) -> list[str]:
         """Nodes of the ranks, as far as they are known."""
         return [place.node_id for place in self._places if place]
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether a node of it will soon be taken away, so that no other trial should start."""
+        return not draining_nodes().isdisjoint(self.node_ids)
+
+    def give_notice(self) -> None:
+        """Tell all ranks that they will be taken away; never blocks."""
+        for rank in self._ranks:
+            rank.give_notice.options(concurrency_group=PROGRESS_GROUP).remote()
 
     def stacks(self) -> str:
         """Return what the ranks are doing; blocks for two seconds where one does not answer."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 import sys
 import threading
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 import ray
@@ -25,6 +27,7 @@ from cluster.attempts import (
     run_attempt,
 )
 from search_spaces.contracts import FailureClass, TrialRequest, TrialResult
+from workers import notice
 
 PROGRESS_GROUP = "io"  # concurrency group: answers while a trial runs in the default group
 
@@ -76,6 +79,8 @@ class Rank:
         self._attempt = ""
         self._progress = LatestProgress()
         self._num_trials = 0
+        self._is_running = False
+        self._heed_the_end()
 
     def __repr__(self) -> str:
         return f"Rank({self._gang}/{self._rank})"
@@ -109,8 +114,19 @@ class Rank:
     def run(self, request: TrialRequest) -> RankReply:
         """Run this rank's part of a trial."""
         self._progress, self._attempt = LatestProgress(), request.attempt
+        if notice.is_given():
+            message = f"{self!r} is being taken away: it starts no trial any more."
+            return self._reply(AttemptFailure(FailureClass.PREEMPTED, message))
         self._num_trials += 1
-        return self._reply(run_attempt(self._trial_function, request, self._progress))
+        self._is_running = True
+        try:
+            return self._reply(run_attempt(self._trial_function, request, self._progress))
+        finally:
+            self._is_running = False
+
+    def give_notice(self) -> None:
+        """Let the trial leave in good order; called in the group ``io`` when the node drains."""
+        notice.give()
 
     def progress(self, attempt: str) -> ProgressPoint:
         """Return how far an attempt is; called in the group ``io``, so even before it begins."""
@@ -123,6 +139,27 @@ class Rank:
             f"Thread {names.get(ident, ident)}:\n" + "".join(traceback.format_stack(frame))
             for ident, frame in sys._current_frames().items()
         )
+
+    def _heed_the_end(self) -> None:
+        """Let a trial that runs leave in good order after SIGTERM; a second one ends the process.
+
+        Ray makes an actor in the main thread, where alone signals can be heeded, and runs its
+        methods in others.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        end = signal.getsignal(signal.SIGTERM)
+
+        def heed(number: int, frame: FrameType | None) -> None:
+            if self._is_running and not notice.is_given():
+                notice.give()
+            elif callable(end):
+                end(number, frame)
+            else:
+                signal.signal(number, end)
+                signal.raise_signal(number)
+
+        signal.signal(signal.SIGTERM, heed)
 
     def _reply(self, end: TrialResult | AttemptFailure | None) -> RankReply:
         node_id = ray.get_runtime_context().get_node_id()

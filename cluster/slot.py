@@ -54,7 +54,8 @@ class Slot:
         self._since_s = 0.0
         self._progress_ref: ray.ObjectRef | None = None
         self._point = ProgressPoint()
-        self._asked_at_s = 0.0
+        self._asked_at_s = self._looked_at_s = 0.0
+        self._is_told = False
         self._watchdog = Watchdog(life.hang_limits, 0.0)
 
     @property
@@ -189,8 +190,8 @@ class Slot:
     def _start(self, gang: Gang, request: TrialRequest) -> None:
         gang.start(request)
         self._ran.add(request.spec.key)
-        self._is_started = True
-        self._asked_at_s = now_s = time.monotonic()
+        self._is_started, self._is_told = True, False
+        self._asked_at_s = self._looked_at_s = now_s = time.monotonic()
         self._watchdog = Watchdog(self._life.hang_limits, now_s)
 
     def _ask(self, gang: Gang, request: TrialRequest) -> None:
@@ -204,6 +205,7 @@ class Slot:
 
     def _watch(self, gang: Gang, request: TrialRequest) -> Outcome | None:
         """End an attempt that makes no progress within its phase's limit."""
+        self._tell_of_drain(gang)
         shortest_s = min(limit for _, limit in self._life.hang_limits)
         if time.monotonic() - self._asked_at_s > min(_LOOK_EVERY_S, shortest_s / 4):
             self._ask(gang, request)
@@ -214,6 +216,16 @@ class Slot:
 
     def _lose(self, gang: Gang, request: TrialRequest, end: AttemptFailure) -> Outcome:
         return self._give_up(request, with_lost_nodes(end, gang.node_ids))
+
+    def _tell_of_drain(self, gang: Gang) -> None:
+        """Tell a gang once, while there is time, that a node of it will be taken away."""
+        now_s = time.monotonic()
+        if self._is_told or now_s - self._looked_at_s < _LOOK_EVERY_S:
+            return
+        self._looked_at_s = now_s
+        if gang.is_leaving:
+            self._is_told = True
+            gang.give_notice()
 
     def _give_up(self, request: TrialRequest, end: AttemptFailure) -> Outcome:
         self.release()

@@ -49,7 +49,7 @@ def look_at_store(uri: str, seen: StoreSurvey, patience_s: float) -> list[Findin
         found.append(Finding("quarantine", "warn", said, todo))
     said = f"{seen.num_open} attempts ({seen.open_bytes:,} bytes) are named by no marker"
     said += ": they run now, or were interrupted." if seen.num_open else "."
-    return [*found, Finding("attempts", "ok", said)]
+    return [*found, Finding("attempts", "ok", said), *_checkpoint_findings(seen)]
 
 
 def look_at_lease(uri: str, name: str) -> list[Finding]:
@@ -109,6 +109,22 @@ def keys_of(path: Path) -> set[str]:
             return {row.key for row in reader.trials()}
     except UserError:
         return set()
+
+
+def _checkpoint_findings(seen: StoreSurvey) -> list[Finding]:
+    """Say what checkpoints there are, and which of them nobody needs any more."""
+    if not seen.checkpoint_bytes:
+        return []
+    size = sum(seen.checkpoint_bytes.values())
+    said = f"{len(seen.checkpoint_bytes)} trials have one ({size:,} bytes)"
+    orphans = seen.committed & seen.checkpoint_bytes.keys()
+    if not orphans:
+        said += ": they run now, or go on from there in the next 'tickets run'."
+        return [Finding("checkpoints", "ok", said)]
+    size = sum(seen.checkpoint_bytes[key] for key in orphans)
+    said += f"; {len(orphans)} of these ({size:,} bytes) are committed and need none."
+    todo = "The next 'tickets run' of a sweep with these trials deletes them."
+    return [Finding("checkpoints", "warn", said, todo)]
 
 
 def _lease_finding(data: bytes) -> Finding:

@@ -15,6 +15,7 @@ from orchestrator.failing import failure_transitions
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, Transition
 from orchestrator.listeners import Listener, SweepOutcome
+from orchestrator.mending import drop_orphans
 from orchestrator.micro_batches import MicroBatches
 from orchestrator.policies import Policy
 from orchestrator.retries import DEFAULT_RULES, RetryBudgets, RetryRules
@@ -148,6 +149,7 @@ class _Drive:
     def reuse_committed(self) -> None:
         """Make journal and scheduler agree with the store, then show the policy what is there."""
         committed = self.journal.rebuild(self.graph, self.store, self.clock())
+        drop_orphans(self.store, committed)
         for key in committed:
             self._scheduler.reuse(key)
         for key in self.graph.topological_order():
@@ -214,22 +216,22 @@ class _Drive:
         self._consult(key, result)
 
     def _start(self, key: str) -> None:
-        trial = self.graph[key]
         attempt = new_attempt(self.journal.num_attempts(key) + 1)
-        note = self._batches.note(key)
-        payload = {"attempt": attempt} | ({"note": note} if note else {})
+        payload = {"attempt": attempt} | (
+            {"note": note} if (note := self._batches.note(key)) else {}
+        )
         self._record([Transition(key, TrialState.RUNNING, "started", note, payload=payload)])
         self._scheduler.start(key, attempt)
         self._returned.expect(key, attempt)
         self._num_running += 1
         try:
-            request = self._batches.fit(self.make_request(trial, attempt))
+            request = self._batches.fit(self.make_request(self.graph[key], attempt))
         except UserError as error:
             self._fail(key, attempt, FailureClass.USER_ERROR, str(error))
             return
         self.executor.submit(request)
         self._vitals.compute = request.compute
-        self.listener.started(trial, attempt)
+        self.listener.started(self.graph[key], attempt)
 
     def _deal_with_returned(self) -> None:
         """Deal with every awaited outcome, and fill the slot that it frees before the next one."""
@@ -244,8 +246,7 @@ class _Drive:
         """Commit a result and release the trial's children, or fail the attempt."""
         key, attempt = outcome.trial_key, outcome.attempt
         trial = self.graph[key]
-        absent = [n for n in trial.outputs.artifacts if n not in outcome.result.artifacts]
-        if absent:
+        if absent := [n for n in trial.outputs.artifacts if n not in outcome.result.artifacts]:
             message = f"The attempt ended well, but left no {', '.join(absent)}."
             self._fail(key, attempt, FailureClass.ERROR, message)
             return

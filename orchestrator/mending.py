@@ -1,15 +1,15 @@
-"""A damaged journal is rebuilt before a run reads it: no other command moves one aside."""
+"""What a run mends before it begins: a damaged journal, and checkpoints that nobody needs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal
 from orchestrator.journal_file import BrokenJournalError
-from orchestrator.store import Store
+from orchestrator.store import CommittedTrial, Store
 from orchestrator.sweep_context import SweepContext
 
 T = TypeVar("T")
@@ -37,3 +37,15 @@ def mended(context: SweepContext, store: Store, look: Callable[[], T]) -> T:
             journal.rebuild(TrialGraph(context.trials), store, now)
             journal.end(now)
         return look()
+
+
+def drop_orphans(store: Store, committed: Mapping[str, CommittedTrial]) -> None:
+    """Delete the checkpoints of trials that are done: their drivers died before they could.
+
+    Args:
+        store: Has them.
+        committed: What it holds of a sweep's trials that need not run, by key.
+    """
+    for key, record in committed.items():
+        if record.has_checkpoint:
+            store.drop_checkpoint(key)

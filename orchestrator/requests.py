@@ -8,11 +8,18 @@ from pathlib import Path
 from orchestrator.given_files import given_ref
 from orchestrator.store import Store
 from search_spaces.canonical import short
-from search_spaces.contracts import ArtifactRef, Compute, TrialRequest, attempt_folder
+from search_spaces.contracts import (
+    ArtifactRef,
+    Compute,
+    TrialRequest,
+    attempt_folder,
+    checkpoint_folder,
+)
 from search_spaces.errors import UserError
 from search_spaces.models import ModelFacts
 from search_spaces.places import masked
 from search_spaces.resolve import TaskFacts
+from search_spaces.resuming import CheckpointPlan
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import (
     CARRY_ARTIFACT,
@@ -72,9 +79,17 @@ def request_maker(
             else None,
             cache_folder=str(cache),
             compute=compute,
+            checkpoints=_checkpoints(spec, store, trial.key),
         )
 
     return make_request
+
+
+def _checkpoints(spec: SweepSpec, store: Store, key: str) -> CheckpointPlan | None:
+    """Return where a trial's checkpoints lie; None where the sweep wants none."""
+    if spec.checkpoints.when == "never":
+        return None
+    return CheckpointPlan(uri=checkpoint_folder(store.uri, key), rules=spec.checkpoints)
 
 
 def _mask_file(spec: TrialSpec, store: Store) -> ArtifactRef | None:

@@ -145,6 +145,13 @@ class Storage:
         with self._explained("written"), self._absent_is_fine(path):
             self._filesystem.delete_file(self._at(path))
 
+    def delete_folder(self, path: str) -> None:
+        """Delete a folder with all that is in it; nothing happens when it is not there."""
+        selector = fs.FileSelector(self._at(path), allow_not_found=True)
+        with self._explained("written"):
+            if self._filesystem.get_file_info(selector):
+                self._filesystem.delete_dir(self._at(path))
+
     def move(self, path: str, to: str) -> bool:
         """Move a file; return False when it is not there (any more)."""
         target = self._at(to)

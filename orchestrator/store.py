@@ -5,6 +5,7 @@ Layout below the store's URI::
     results/<key>/attempts/<attempt>/<file>   written by an attempt; counts for nothing by itself
     results/<key>/COMMITTED.json              the first whole result: its scores are the truth
     results/<key>/EXTRA-<attempt>.json        files that a later attempt added
+    results/<key>/checkpoint/                 of a trial that runs: see workers.checkpoint_file
     quarantine/<key>/<time>-<marker>          markers that were withdrawn, and why
     given/                                    masks from outside a sweep: see given_files
 """
@@ -14,7 +15,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from search_spaces.places import masked
 from search_spaces.trial import Outputs, TrialSpec
 
 COMMITTED = "COMMITTED.json"
+_EXTRA = re.compile(r"EXTRA-.*\.json")
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # no folder, nothing hidden
 _log = logging.getLogger(__name__)
@@ -51,12 +54,14 @@ class CommittedTrial:
         result: Of the first committed attempt, with the files of later ones beside its own.
         attempts: Attempt whose folder holds a file, by artifact name.
         committed_at: When the first attempt was committed; UTC, ISO 8601.
+        has_checkpoint: Whether one of its training is left, or a new attempt makes one.
     """
 
     spec: TrialSpec
     result: TrialResult
     attempts: dict[str, str]
     committed_at: str
+    has_checkpoint: bool = False
 
 
 class Store:
@@ -110,10 +115,9 @@ class Store:
         _require(_NAME, "attempt", result.attempt)
         for name, info in result.artifacts.items():
             self._verify(f"results/{key}/attempts/{result.attempt}", name, info)
-        while (record := self.record(key)) is None:  # again only if a damaged one was in the way
-            if self._publish(COMMITTED, Marker.now(spec, result)):
-                return True
-        return self._commit_extra(record, result)
+        is_published = self._publish_new(Marker.now(spec, result))
+        self.drop_checkpoint(key)
+        return is_published
 
     def read(self, key: str) -> TrialResult | None:
         """Return the committed result with all its files; None when there is none.
@@ -129,10 +133,16 @@ class Store:
         first = self._read_marker(key, COMMITTED)
         if first is None:
             return None
-        read = [self._read_marker(key, name) for name in self._extra_names(key)]
+        names = self._storage.names(f"results/{key}")
+        read = [self._read_marker(key, name) for name in names if _EXTRA.fullmatch(name)]
         # A file is added only where it was absent: of two with one name the later one is whole.
         extras = sorted((extra for extra in read if extra), key=lambda extra: extra.committed_at)
-        return _merged(first, extras)
+        return replace(_merged(first, extras), has_checkpoint="checkpoint" in names)
+
+    def drop_checkpoint(self, key: str) -> None:
+        """Delete a committed trial's checkpoint; where that fails, the next run tries again."""
+        with suppress(UserError):
+            self._storage.delete_folder(f"results/{key}/checkpoint")
 
     def artifact(self, key: str, name: str) -> ArtifactRef:
         """Return where a committed file is, and the hash it must have.
@@ -196,6 +206,13 @@ class Store:
         moved = [self._withdraw(key, name, reason) for name in (*self._extra_names(key), COMMITTED)]
         return tuple(place for place in moved if place)
 
+    def _publish_new(self, marker: Marker) -> bool:
+        key = marker.result.trial_key
+        while (record := self.record(key)) is None:  # again only if a damaged one was in the way
+            if self._publish(COMMITTED, marker):
+                return True
+        return self._commit_extra(record, marker.result)
+
     def _commit_extra(self, record: CommittedTrial, result: TrialResult) -> bool:
         wanted = set(result.artifacts) - self._present(record, tuple(record.attempts))
         if not wanted:
@@ -238,8 +255,7 @@ class Store:
         }
 
     def _extra_names(self, key: str) -> list[str]:
-        names = self._storage.names(f"results/{key}")
-        return [name for name in names if name.startswith("EXTRA-") and name.endswith(".json")]
+        return [name for name in self._storage.names(f"results/{key}") if _EXTRA.fullmatch(name)]
 
     def _read_marker(self, key: str, name: str) -> Marker | None:
         path = f"results/{key}/{name}"

@@ -22,6 +22,7 @@ class StoreSurvey:
         foreign: Markers of another version, in the same form.
         num_open: Attempts that no marker names: interrupted, refused, or running now.
         open_bytes: Of their files.
+        checkpoint_bytes: Of the checkpoints of trials, by key.
         num_quarantined: Trials with withdrawn markers.
         latest: The latest time of a commit, by its committer's clock; None when there is none.
         num_unseen: Trials that there was no time for.
@@ -32,6 +33,7 @@ class StoreSurvey:
     foreign: list[str] = field(default_factory=list)
     num_open: int = 0
     open_bytes: int = 0
+    checkpoint_bytes: dict[str, int] = field(default_factory=dict)
     num_quarantined: int = 0
     latest: datetime | None = None
     num_unseen: int = 0
@@ -67,6 +69,9 @@ def _look(storage: Storage, key: str, found: StoreSurvey) -> None:
         first, _, rest = path.partition("/")
         if first == "attempts":
             attempts[rest.partition("/")[0]] += num_bytes
+        elif first == "checkpoint":
+            known = found.checkpoint_bytes.get(key, 0)
+            found.checkpoint_bytes[key] = known + num_bytes
         elif first.endswith(".json") and (marker := _marker(storage, key, first, found)):
             named.add(marker.result.attempt)
             if first == "COMMITTED.json":

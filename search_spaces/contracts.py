@@ -12,6 +12,9 @@ from typing import Any, Literal, Protocol
 from pydantic import Field
 
 from search_spaces.canonical import Frozen
+from search_spaces.numerics import NumericsClass as NumericsClass
+from search_spaces.numerics import Proof as Proof
+from search_spaces.resuming import CheckpointPlan
 from search_spaces.trial import Outputs, TrialSpec
 
 
@@ -78,29 +81,6 @@ class MaskArtifact(Frozen):
     mask: MaskInfo
 
 
-class Proof(Frozen):
-    """What a trial proved about itself, bit by bit (method rule 7)."""
-
-    num_start_tensors_equal_theta0: int = Field(
-        description="Backbone tensors whose masters equalled theta_0 x mask bit for bit; in a "
-        "control with another start, that start x mask."
-    )
-    num_masked_zero_in_model: int = Field(description="Masked weights, all +0.0 after training.")
-    num_masked_zero_in_masters: int = Field(description="The same in the fp32 masters.")
-
-
-class NumericsClass(Frozen):
-    """Bit equality is promised only within one of these (method rule 22)."""
-
-    device: str = Field(description="'cpu' or the GPU's name.")
-    dtype: str
-    layout: str = Field(description="'unpadded' or 'padded'.")
-    num_ranks: int
-    micro_batch_size: int
-    num_threads: int
-    versions: dict[str, str] = Field(description="Of torch, transformers and deepspeed.")
-
-
 class SplitScore(Frozen):
     """All metrics of one split, computed once over the whole split (method rule 12)."""
 
@@ -125,10 +105,16 @@ class TrialResult(Frozen):
     artifacts: dict[str, ArtifactInfo] = Field(default_factory=dict, description="All files.")
     proof: Proof
     numerics: NumericsClass
-    seconds: dict[str, float] = Field(description="load, train, evaluate, prune, total.")
+    seconds: dict[str, float] = Field(
+        description="load, train, evaluate, prune, total; training before a checkpoint is in both."
+    )
     peak_memory_gib: float
     host: str
     started_at: str = Field(description="UTC, ISO 8601.")
+    resumed_at_step: int = Field(
+        default=0, description="After which the attempt went on from a checkpoint; 0 = the start."
+    )
+    restart_reason: str = Field(default="", description="Why a checkpoint could not be used.")
 
     def primary(self, split: str) -> float:
         """Return the primary metric on a split."""
@@ -191,6 +177,7 @@ class TrialRequest(Frozen):
     start_file: ArtifactRef | None = Field(default=None, description="Of spec.saved_start.")
     cache_folder: str = Field(description="Node-local folder of the token cache.")
     compute: Compute
+    checkpoints: CheckpointPlan | None = Field(default=None, description="None = there are none.")
 
 
 class Reporter(Protocol):
@@ -289,8 +276,16 @@ class Clock(Protocol):
 
 def attempt_folder(store_uri: str, trial_key: str, attempt: str) -> str:
     """Return the URI of an attempt's folder: ``<store>/results/<key>/attempts/<attempt>``."""
-    root = store_uri if "://" in store_uri else str(Path(store_uri).absolute())
-    return below(root, f"results/{trial_key}/attempts/{attempt}")
+    return below(_root(store_uri), f"results/{trial_key}/attempts/{attempt}")
+
+
+def checkpoint_folder(store_uri: str, trial_key: str) -> str:
+    """Return the URI of a trial's checkpoints: ``<store>/results/<key>/checkpoint``."""
+    return below(_root(store_uri), f"results/{trial_key}/checkpoint")
+
+
+def _root(store_uri: str) -> str:
+    return store_uri if "://" in store_uri else str(Path(store_uri).absolute())
 
 
 def below(uri: str, path: str) -> str:

@@ -15,6 +15,7 @@ from search_spaces.presets import PRESETS, with_preset
 from search_spaces.protocol_specs import FirstPrune, RewindSpec
 from search_spaces.prunable import PoolerPolicy
 from search_spaces.recipe_specs import RecipeSpec, SearchRecipeSpec, merge_recipes
+from search_spaces.resuming import CheckpointsSpec
 from search_spaces.run_specs import (
     ResourcesSpec,
     RetriesSpec,
@@ -75,6 +76,7 @@ class SweepSpec(Frozen):
     )
     resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)
     retries: RetriesSpec = RetriesSpec()
+    checkpoints: CheckpointsSpec = CheckpointsSpec()
     store: str = Field(default="runs", min_length=1, description="Folder or URI of results.")
     tracking: TrackingSpec = TrackingSpec()
     cache: str | None = Field(default=None, description="Node-local folder; default: the user's.")

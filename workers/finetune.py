@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,21 @@ class Shard:
             yield indices[begin : begin + self.micro_batch_size]
 
 
+@dataclass
+class SoFar:
+    """What the loop knows after a step; it grows, and a training goes on from it.
+
+    Attributes:
+        step: The last that was taken, counted from the recipe's first; 0 = none.
+        losses: (step, loss) of the steps that are kept.
+        num_tokens: Trained on, by this rank.
+    """
+
+    step: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    num_tokens: int = 0
+
+
 @dataclass(frozen=True)
 class Trained:
     """What the loop reports."""
@@ -51,7 +66,7 @@ class Trained:
 
 
 def global_batches(
-    spec: TrialSpec, train: TokenSplit, first_epoch: int = 0
+    spec: TrialSpec, train: TokenSplit, first_epoch: int = 0, num_done: int = 0
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the examples of each optimizer step; an epoch's last, smaller batch is kept.
 
@@ -61,13 +76,14 @@ def global_batches(
         spec: The trial.
         train: The training tokens.
         first_epoch: Where the order of the data starts.
+        num_done: Steps that lie behind, in a training that goes on from a checkpoint.
     """
-    taken, epoch = 0, first_epoch
+    taken, epoch, behind = 0, first_epoch, max(num_done, spec.steps_before)
     while True:
         for batch in epoch_batches(spec, train, epoch):
             if taken == spec.recipe.train_steps:
                 return
-            if taken >= spec.steps_before:
+            if taken >= behind:
                 yield batch
             taken += 1
         epoch += 1
@@ -101,6 +117,8 @@ def finetune(
     position: tuple[int, int] = (0, 0),
     keep: Callable[[int], None] = lambda step: None,
     problem: Problem | None = None,
+    so_far: SoFar | None = None,
+    at_boundary: Callable[[SoFar], None] = lambda so_far: None,
 ) -> Trained:
     """Take all optimizer steps of a trial.
 
@@ -117,16 +135,19 @@ def finetune(
         position: (epoch, step) at which the random streams go on, from a carried state.
         keep: Called after every step; may read the masters.
         problem: The task's kind; None = one label for each example.
+        so_far: From which the training goes on, of an engine that stands there too.
+        at_boundary: Called last after every step, when all is known of it.
 
     Raises:
         TrialFailure: The loss or a gradient is not finite (class ``diverged``).
     """
     recipe, problem = spec.recipe, problem or Labelled(spec.task.problem)
-    losses, num_tokens = [], 0
+    so_far = so_far or SoFar()
     keep_every = max(1, recipe.train_steps // NUM_LOSSES_KEPT)
     engine.classifier.train()
-    batches = global_batches(spec, train, position[0])
-    for step, indices in enumerate(batches, start=spec.steps_before + 1):
+    so_far.step = max(so_far.step, spec.steps_before)
+    batches = global_batches(spec, train, position[0], so_far.step)
+    for step, indices in enumerate(batches, start=so_far.step + 1):
         drop_seed = stream(spec.seed, spec.task.data_sha256, "dropout", position[1] + step)
         torch.manual_seed((drop_seed + shard.rank) % 2**63)
         hide_key = stream(spec.seed, spec.task.data_sha256, "mlm", position[1] + step)
@@ -139,18 +160,20 @@ def finetune(
             loss = problem.summed_loss(engine(batch), batch) * (weight / num_counted)
             engine.backward(loss)
             total += loss.detach()
-            num_tokens += batch.num_tokens if weight else 0
+            so_far.num_tokens += batch.num_tokens if weight else 0
         engine.step()
+        so_far.step = step
         keep(step)
         if step % keep_every == 0 or step == recipe.train_steps:
             value = _over_ranks(total, shard)
             _check_finite(engine, step, value)
-            losses.append((step, value))
+            so_far.losses.append((step, value))
             on_step(step, value)
+        at_boundary(so_far)
     if not all(torch.isfinite(weights).all() for weights in engine.classifier.parameters()):
         raise _diverged(f"The weights are not finite after step {recipe.train_steps}")
-    tokens = torch.tensor(num_tokens, device=engine.device)
-    return Trained(tuple(losses), int(_over_ranks(tokens, shard)))
+    tokens = torch.tensor(so_far.num_tokens, device=engine.device)
+    return Trained(tuple(so_far.losses), int(_over_ranks(tokens, shard)))
 
 
 def _check_finite(engine: Engine, step: int, loss: float) -> None:

@@ -7,7 +7,7 @@ moments are zero at every step, as long as no weight decay pulls at it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from search_spaces.recipes import Recipe, learning_rate_factor
 from workers.tracked import Tensors, Tracked, track
 
 NO_DECAY = ("bias", "LayerNorm.weight")
+_STATE = ("master", "exp_avg", "exp_avg_sq", "num_steps")  # of each parameter
 
 
 class SurvivorAdamW(torch.optim.Optimizer):
@@ -89,6 +90,36 @@ class SurvivorAdamW(torch.optim.Optimizer):
     def master(self, parameter: nn.Parameter) -> torch.Tensor:
         """Return a parameter's fp32 masters, the removed ones +0.0; valid until the next step."""
         return self._tracked[parameter].whole_master()
+
+    @property
+    def num_taken(self) -> int:
+        """Steps of the recipe that lie behind."""
+        return self._num_taken
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        """Return all that the next step depends on but its number, by name.
+
+        These are the optimizer's own tensors, valid until the next step. Every rank has the same.
+        """
+        found = {"num_skipped": self._num_skipped}
+        for parameter, tracked in self._tracked.items():
+            name = self._names[parameter]
+            found |= {f"{kind}/{name}": getattr(tracked, kind) for kind in _STATE}
+        return found
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, torch.Tensor], num_taken: int) -> None:
+        """Put everything where it stood after some step of the same trial.
+
+        Args:
+            tensors: What ``state_tensors`` returned, of the same names and shapes.
+            num_taken: As it was then.
+        """
+        for name, tensor in self.state_tensors().items():
+            tensor.copy_(tensors[name])
+        for tracked in self._tracked.values():
+            tracked.write()
+        self._num_taken = num_taken
 
     def collect(self) -> None:
         """Take the gradients of one micro-batch and free them."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import resource
 import socket
-import time
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from search_spaces.contracts import (
 )
 from search_spaces.prunable import READ_EACH_TOKEN
 from search_spaces.tasks import secondary_metrics, task_source
-from search_spaces.trial import CARRY_ARTIFACT, INPUT_MASK_ARTIFACT, weights_artifact
+from search_spaces.trial import CARRY_ARTIFACT, INPUT_MASK_ARTIFACT, TrialSpec, weights_artifact
 from workers.arrays import ParameterArrays
 from workers.artifacts import read_artifact, write_artifact
 from workers.carry import Carried, starting_point
+from workers.checkpoint import Checkpoints
 from workers.engine import Engine, Engines
 from workers.evaluate import evaluate
 from workers.finetune import Shard, finetune
@@ -38,7 +38,8 @@ from workers.problems import evaluation_key, problem_of_trial
 from workers.proof import prove_rewound, prove_zeros
 from workers.pruners import Pruned, global_magnitude, layerwise_magnitude
 from workers.starts import iter_start
-from workers.tokens import library_version, token_splits
+from workers.stopwatch import StepReports, Stopwatch
+from workers.tokens import TokenSplit, library_version, token_splits
 
 PRUNERS = {"global-magnitude": global_magnitude, "layerwise-magnitude": layerwise_magnitude}
 
@@ -99,18 +100,33 @@ def run_trial(
     engine.rewind(spec, mask, head, words, dict(start_values()) if spec.start else None)
     num_rewound = prove_rewound(engine.masters(engine.backbone), start_values(), mask)
 
+    kept: dict[str, ArtifactInfo] = {}
+    numerics, per_epoch = numerics_of(request, shard, engine.device), batches_of(spec, tokens)
+    checkpoints = Checkpoints(request, engine, shard, numerics, per_epoch, kept)
+    so_far = checkpoints.resumed()
+
     clock.phase("train")
     start = starting_point(spec.recipe, carried)
-
     steps_told = StepReports(reporter, spec.recipe.train_steps)
-    kept: dict[str, ArtifactInfo] = {}
 
     def after_step(step: int) -> None:
         keep_weights(request, engine, shard, kept, step)
         steps_told.taken(step)
 
     problem, told = problem_of_trial(request), steps_told.read
-    trained = finetune(engine, spec, tokens["train"], shard, told, start, after_step, problem)
+    trained = finetune(
+        engine,
+        spec,
+        tokens["train"],
+        shard,
+        told,
+        start,
+        after_step,
+        problem,
+        so_far,
+        checkpoints.at_boundary,
+    )
+    clock.add("train", checkpoints.seconds_before)
 
     clock.phase("evaluate")
     source = task_source(request.task.source)
@@ -130,7 +146,7 @@ def run_trial(
     head_weights = dict(engine.masters(engine.head)) if request.outputs.carry else {}
     pruned = prune_outputs(request, engine.ranked(), mask)
     steps = spec.recipe.train_steps
-    epochs = -(-steps // -(-len(tokens["train"]) // spec.recipe.batch_size))
+    epochs = -(-steps // per_epoch)
     carry = Carried(head_weights, start[0] + epochs, start[1] + steps)
     masks, files = publish(request, shard, mask, pruned, carry)
     files |= kept
@@ -147,11 +163,13 @@ def run_trial(
         masks=masks,
         artifacts=files,
         proof=proof,
-        numerics=numerics_of(request, shard, engine.device),
+        numerics=numerics,
         seconds=clock.stop(),
         peak_memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         host=socket.gethostname(),
         started_at=clock.started_at,
+        resumed_at_step=checkpoints.resumed_at,
+        restart_reason=checkpoints.restart_reason,
     )
 
 
@@ -225,6 +243,11 @@ def shard_of(request: TrialRequest) -> Shard:
     return Shard(rank, num_ranks, size, request.compute.layout)
 
 
+def batches_of(spec: TrialSpec, tokens: Mapping[str, TokenSplit]) -> int:
+    """Return the optimizer steps of one pass through the training data."""
+    return -(-len(tokens["train"]) // spec.recipe.batch_size)
+
+
 def numerics_of(request: TrialRequest, shard: Shard, device: torch.device) -> NumericsClass:
     """Return the class within which bit equality is promised (method rule 22)."""
     on_gpu = torch.device(device).type == "cuda"
@@ -237,46 +260,3 @@ def numerics_of(request: TrialRequest, shard: Shard, device: torch.device) -> Nu
         num_threads=torch.get_num_threads(),
         versions={n: library_version(n) for n in ("torch", "transformers", "deepspeed")},
     )
-
-
-class StepReports:
-    """Reports every step, though the loss is read at few: who watches sees each as progress."""
-
-    def __init__(self, reporter: Reporter, num_steps: int) -> None:
-        self._reporter, self._num_steps, self._loss = reporter, num_steps, 0.0
-
-    def read(self, step: int, loss: float) -> None:
-        """A step's loss has been read."""
-        self._loss = loss
-        self.taken(step)
-
-    def taken(self, step: int) -> None:
-        """A step has been taken."""
-        self._reporter.step(step, self._num_steps, self._loss)
-
-
-class Stopwatch:
-    """Seconds of each phase, told to the reporter as they begin."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter, self._seconds = reporter, {}  # type: ignore[var-annotated]
-        self._begun = self._since = time.perf_counter()
-        self._phase = ""
-        self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
-
-    def phase(self, name: str) -> None:
-        """Begin a phase."""
-        self._close()
-        self._phase = name
-        self._reporter.phase(name)
-
-    def stop(self) -> dict[str, float]:
-        """Return the seconds of every phase and in total."""
-        self._close()
-        return {**self._seconds, "total": round(time.perf_counter() - self._begun, 3)}
-
-    def _close(self) -> None:
-        now = time.perf_counter()
-        if self._phase:
-            self._seconds[self._phase] = round(now - self._since, 3)
-        self._since = now

@@ -319,3 +319,25 @@ def test_a_store_is_found_writable_and_left_as_it_was(store):
     """The probe is gone afterwards."""
     store.check_writable()
     assert Storage(store.uri).names("") == []
+
+
+def test_a_checkpoint_goes_when_its_trial_is_committed(store: Store) -> None:
+    """And one that was left behind is seen beside the result, and deleted once."""
+    trial, storage = make_trial(), Storage(store.uri)
+    place = f"results/{trial.key}/checkpoint"
+
+    def write() -> None:
+        storage.replace(f"{place}/a1-00000003/state.safetensors", b"state")
+        storage.replace(f"{place}/MANIFEST.json", b"{}")
+
+    write()
+    assert store.record(trial.key) is None
+    store.commit(finish(store.uri, trial, "a1"), trial.spec)
+    assert storage.files(place) == []
+    assert not store.record(trial.key).has_checkpoint
+    write()
+    assert store.record(trial.key).has_checkpoint
+    for _ in range(2):
+        store.drop_checkpoint(trial.key)
+    assert not store.record(trial.key).has_checkpoint
+    assert store.read(trial.key) is not None

@@ -251,3 +251,21 @@ def test_a_later_attempt_is_no_leftover(tmp_path: Path) -> None:
     store.commit(finish(store.uri, large, "a2"), large.spec)
     assert survey(store.uri, 60).num_open == 0
     assert survey(store.uri, -1).num_unseen == 1
+
+
+def test_checkpoints_are_counted_and_those_left_behind_named(examine: Doctor, root: Path) -> None:
+    """Of a trial that runs it is well; of one that is committed nobody needs it."""
+    running, done = make_trial(seed=0), make_trial(seed=1)
+    store = Store(f"{root}/store")
+    storage = Storage(store.uri)
+    storage.replace(f"results/{running.key}/checkpoint/MANIFEST.json", b"1234")
+    _, found, _ = examine(str(root / "sweep.yaml"), "--json")
+    (one,) = of(found, "checkpoints")
+    assert one.level == "ok" and one.said.startswith("1 trials have one (4 bytes): they run now")
+    store.commit(finish(store.uri, done, "a1"), done.spec)
+    storage.replace(f"results/{done.key}/checkpoint/MANIFEST.json", b"12")
+    _, found, _ = examine(str(root / "sweep.yaml"), "--json")
+    (one,) = of(found, "checkpoints")
+    assert one.level == "warn"
+    assert "2 trials have one (6 bytes); 1 of these (2 bytes) are committed" in one.said
+    assert "next 'tickets run' of a sweep with these trials deletes them" in one.todo

@@ -534,3 +534,15 @@ def test_attempt_names_sort_and_never_repeat():
     """Number first, random tail: no two attempts share a folder, not even after a lost journal."""
     assert new_attempt(2) < new_attempt(10)
     assert len({new_attempt(1) for _ in range(100)}) == 100
+
+
+def test_checkpoints_of_finished_trials_are_deleted(world):
+    """A driver that died between commit and deletion left one; the next run deletes it."""
+    first, second = make_trial(seed=0), make_trial(seed=1)
+    world.run([first])
+    places = [Path(world.store.uri, "results", t.key, "checkpoint") for t in (first, second)]
+    for place in places:
+        place.mkdir(parents=True)
+        (place / "MANIFEST.json").write_text("{}")
+    assert world.run([first, second]).succeeded
+    assert not any(place.exists() for place in places)

@@ -157,6 +157,15 @@ store: ${TICKETS_NO_SUCH}/runs
             {"retries": {"diverged": True}},
             "retries.diverged: is True, but must be 'fail', 'retry' or a whole number >= 0.",
         ),
+        (
+            {"checkpoints": {"every": 60}},
+            "checkpoints.every: is no known field. Did you mean 'every_s'?",
+        ),
+        ({"checkpoints": {"every_s": 0}}, "checkpoints.every_s: is 0, but must be > 0."),
+        (
+            {"checkpoints": {"when": "often"}},
+            "checkpoints.when: is 'often', but must be one of auto, always, never.",
+        ),
         ({"retries": {"preempted": -1}}, "retries.preempted: is -1, but must be >= 0."),
         ({"retries": {"jitter": 1}}, "retries.jitter: is 1, but must be < 1."),
         (

@@ -8,6 +8,7 @@ import resource
 import socket
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ import pytest
 from cluster.attempts import (
     AttemptFailure,
     LatestProgress,
+    TrialFunction,
     WarmTrials,
     connect_rank,
     run_attempt,
@@ -93,8 +95,8 @@ class ProcessGang:
     They get the environment of a gang on Ray, and the request itself may ask for any micro-batch.
     """
 
-    def __init__(self, num_ranks: int) -> None:
-        self._num_ranks = num_ranks
+    def __init__(self, num_ranks: int, trials: Callable[[], TrialFunction] = WarmTrials) -> None:
+        self._num_ranks, self._trials = num_ranks, trials
         self._pipes: list[Connection] = []
         self._processes: list[multiprocessing.process.BaseProcess] = []
 
@@ -106,7 +108,7 @@ class ProcessGang:
             for rank in range(self._num_ranks):
                 ours, theirs = spawn.Pipe()
                 env = RankEnv(rank=rank, world_size=self._num_ranks, master_port=port)
-                process = spawn.Process(target=serve, args=(env, theirs), daemon=True)
+                process = spawn.Process(target=serve, args=(env, theirs, self._trials), daemon=True)
                 process.start()
                 self._pipes.append(ours)
                 self._processes.append(process)
@@ -149,11 +151,11 @@ class ProcessGang:
         return results
 
 
-def serve(env: RankEnv, pipe: Connection) -> None:
+def serve(env: RankEnv, pipe: Connection, make_trials: Callable[[], TrialFunction]) -> None:
     """Join the gang and answer requests until killed."""
     try:
         connect_rank(None, env)
-        trials = WarmTrials()
+        trials = make_trials()
         while True:
             pipe.send(run_attempt(trials, pipe.recv(), LatestProgress()))
     except BaseException:

@@ -1,0 +1,30 @@
+"""When a trial's training is written down, so that another attempt can go on from there."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from search_spaces.canonical import Frozen
+
+
+class CheckpointsSpec(Frozen):
+    """Checkpoints of trials that train for long; how a trial is run, and no part of its key.
+
+    A trial that goes on from one ends with the bits of an undisturbed one, within one numerics
+    class (method rule 22); elsewhere it starts from its beginning, and says so.
+    """
+
+    when: Literal["auto", "always", "never"] = Field(
+        default="auto", description="auto: only for trials that train longer than min_train_s."
+    )
+    every_s: float = Field(default=600, gt=0, description="Between two checkpoints of a trial.")
+    min_train_s: float = Field(default=900, ge=0, description="As measured in the trial itself.")
+
+
+class CheckpointPlan(Frozen):
+    """Where the checkpoints of a trial lie, and when they are written."""
+
+    uri: str = Field(description="Folder in the store that all attempts of the trial share.")
+    rules: CheckpointsSpec = CheckpointsSpec()

@@ -1,0 +1,292 @@
+"""Checkpoints of one attempt's training: found, read, written, and agreed upon by all ranks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from safetensors.torch import load
+
+from search_spaces.contracts import (
+    ArtifactInfo,
+    ArtifactRef,
+    FailureClass,
+    NumericsClass,
+    TrialRequest,
+    below,
+)
+from search_spaces.resuming import CheckpointsSpec
+from search_spaces.trial import weights_artifact
+from workers import notice
+from workers.artifacts import read_artifact, write_artifact
+from workers.checkpoint_file import (
+    Manifest,
+    UnusableError,
+    delete_others,
+    digest_of,
+    folder_name,
+    read_file,
+    read_manifest,
+    tensor_pieces,
+    write_file,
+    write_manifest,
+)
+from workers.checkpoint_ranks import at_most, differing_rank, gathered
+from workers.checkpoint_state import RankState, random_tensors, random_values, restore_random
+from workers.engine import Engine
+from workers.failures import TrialFailure
+from workers.finetune import Shard, SoFar
+
+STATE = "state.safetensors"
+LOOK_S = 1.0  # how often ranks ask each other; one alone looks after every step
+_MOST_STEPS = 1000  # between two such questions
+_log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """Writes the state of a training now and then, and goes on from what another attempt wrote.
+
+    All ranks make the same calls. Whether a checkpoint is due and worth it says rank 0's clock;
+    the notice that a process will be taken away may come to any rank.
+
+    Args:
+        request: The attempt.
+        engine: Rewound for it.
+        shard: This rank's part.
+        numerics: The class of this attempt.
+        batches_per_epoch: Optimizer steps of one pass through the data.
+        kept: Weights that the trial keeps on the way, by artifact name; grows.
+        clock: Seconds; for tests.
+
+    Attributes:
+        resumed_at: The step after which the training went on; 0 = from its beginning.
+        restart_reason: Why a checkpoint that there was could not be used.
+        seconds_before: Of training, by earlier attempts.
+    """
+
+    def __init__(
+        self,
+        request: TrialRequest,
+        engine: Engine,
+        shard: Shard,
+        numerics: NumericsClass,
+        batches_per_epoch: int,
+        kept: dict[str, ArtifactInfo],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._request, self._engine, self._shard = request, engine, shard
+        self._numerics, self._batches_per_epoch = numerics, batches_per_epoch
+        self._kept, self._clock = kept, clock
+        plan = request.checkpoints
+        self._rules = plan.rules if plan else CheckpointsSpec(when="never")
+        self._uri = plan.uri if plan else ""
+        self._begun = self._written = clock()
+        self._next_look = 0
+        self.resumed_at, self.restart_reason, self.seconds_before = 0, "", 0.0
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether there are any."""
+        return self._rules.when != "never"
+
+    def resumed(self) -> SoFar:
+        """Put engine and random states where the newest checkpoint has them, if they can be.
+
+        Returns:
+            What was known then: all ranks go on from the same step, or all begin.
+        """
+        so_far = SoFar()
+        if self.are_kept:
+            found = self._find()
+            step = found.step if found else 0
+            highest, lowest = self._at_most([step, -step])
+            if found and highest == -lowest:
+                self._go_on(found, so_far)
+            elif found:
+                self.restart_reason = "another rank could not read the checkpoint"
+            if self.restart_reason:
+                _log.warning("Training starts from its beginning: %s.", self.restart_reason)
+        self._begun = self._written = self._clock()
+        return so_far
+
+    def at_boundary(self, so_far: SoFar) -> None:
+        """Write a checkpoint after a step, if one is due or the process will be taken away.
+
+        Raises:
+            TrialFailure: The notice was given: class ``preempted``.
+        """
+        if not self.are_kept:
+            if notice.is_given():
+                raise _preempted(so_far.step, "no checkpoint is written of this trial")
+            return
+        if so_far.step < self._next_look:
+            return
+        is_told, is_due, is_worth_it, gap = self._at_most(self._wishes(so_far))
+        self._next_look = so_far.step + gap
+        if is_told:
+            raise self._leave(so_far, bool(is_worth_it))
+        if is_due and is_worth_it and so_far.step < self._request.spec.recipe.train_steps:
+            self._write(so_far)
+
+    def _wishes(self, so_far: SoFar) -> list[int]:
+        """Return whether the notice was given; by rank 0 also what only its clock decides."""
+        is_told = int(notice.is_given())
+        if self._shard.rank != 0:
+            return [is_told, 0, 0, 0]
+        now = self._clock()
+        num_done = so_far.step - max(self.resumed_at, self._request.spec.steps_before)
+        step_s = (now - self._begun) / max(1, num_done)
+        is_long = step_s * self._request.spec.num_steps >= self._rules.min_train_s
+        is_worth_it = self._rules.when == "always" or is_long
+        gap = 1 if self._shard.num_ranks == 1 else int(LOOK_S / max(step_s, LOOK_S / _MOST_STEPS))
+        is_due = now - self._written >= self._rules.every_s
+        return [is_told, int(is_due), int(is_worth_it), max(1, gap)]
+
+    def _leave(self, so_far: SoFar, is_worth_it: bool) -> TrialFailure:
+        """Write the last checkpoint of this attempt and return what ends it."""
+        if not is_worth_it:
+            said = "it trains too briefly for a checkpoint (checkpoints.min_train_s)"
+            return _preempted(so_far.step, said)
+        problem = self._write(so_far)
+        self._at_most([0])  # no rank leaves before it counts
+        return _preempted(so_far.step, problem or "the next attempt goes on from there")
+
+    def _at_most(self, values: list[int]) -> list[int]:
+        return at_most(values, self._shard.num_ranks, self._engine.device)
+
+    def _find(self) -> RankState | None:
+        """Return this rank's part of the newest checkpoint, its tensors read and checked."""
+        manifest = None
+        try:
+            manifest = read_manifest(self._uri)
+            return self._read(manifest) if manifest else None
+        except UnusableError as error:
+            which = f"the checkpoint after step {manifest.step}" if manifest else "the checkpoint"
+            self.restart_reason = f"{which} does not count: {error}"
+            return None
+
+    def _read(self, manifest: Manifest) -> RankState:
+        if manifest.trial_key != self._request.spec.key:
+            raise UnusableError("it is of another trial")
+        if difference := self._numerics.difference(manifest.numerics):
+            raise UnusableError(f"the numerics class is another now: {difference}")
+        folder, name = below(self._uri, manifest.folder), f"rank-{self._shard.rank}"
+        state = RankState.model_validate_json(read_file(folder, manifest.file(f"{name}.json")))
+        self._random = load(read_file(folder, manifest.file(f"{name}.safetensors")))
+        self._tensors = load(read_file(folder, manifest.file(STATE)))
+        if self._shard.rank == 0:
+            self._keep_again(manifest, state)
+        return state
+
+    def _keep_again(self, manifest: Manifest, state: RankState) -> None:
+        """Bring the weights that were kept on the way into this attempt's own folder."""
+        wanted = {
+            weights_artifact(step) for step in self._request.outputs.weights if step <= state.step
+        }
+        if missing := sorted(wanted - state.kept.keys()):
+            raise UnusableError(f"this sweep asks for {', '.join(missing)}, which it passed by")
+        for name in sorted(wanted):
+            uri = below(manifest.attempt_uri, name)
+            try:
+                data = read_artifact(ArtifactRef(uri=uri, sha256=state.kept[name].sha256))
+            except TrialFailure as error:
+                raise UnusableError(f"{name}, which was kept on the way, is gone") from error
+            self._kept[name] = write_artifact(self._request.attempt_uri, name, data)
+
+    def _go_on(self, state: RankState, so_far: SoFar) -> None:
+        self._engine.optimizer.restore(self._tensors, state.num_taken)
+        restore_random(self._random, state.random_of, self._engine.device)
+        self._tensors, self._random = {}, {}
+        so_far.step, so_far.num_tokens = state.step, state.num_tokens
+        so_far.losses = list(state.losses)
+        self.resumed_at, self.seconds_before = state.step, state.train_s
+        _log.warning("Training goes on after step %d.", state.step)
+
+    def _write(self, so_far: SoFar) -> str:
+        """Write a checkpoint and let it count; return why there is none, or ""."""
+        problem = ""
+        folder = below(self._uri, folder_name(self._request.attempt, so_far.step))
+        try:
+            files = self._write_parts(folder, so_far)
+        except OSError as error:
+            problem, files = f"no checkpoint could be written: {error}", []
+        of_ranks = gathered(files, self._shard.num_ranks, self._engine.device)
+        if of_ranks is None:
+            problem = problem or "another rank could not write its part of the checkpoint"
+        elif rank := differing_rank(of_ranks):
+            raise _drifted(so_far.step, rank)
+        elif self._shard.rank == 0:
+            problem = self._publish(so_far.step, self._named(of_ranks))
+        if problem:
+            _log.warning("After step %d %s.", so_far.step, problem)
+        self._written = self._clock()
+        return problem
+
+    def _write_parts(self, folder: str, so_far: SoFar) -> list[ArtifactInfo]:
+        """Write what is this rank's to write, and return all that it holds, the state first."""
+        state = tensor_pieces(self._engine.optimizer.state_tensors())
+        is_first, name = self._shard.rank == 0, f"rank-{self._shard.rank}"
+        common = write_file(folder, STATE, state) if is_first else digest_of(STATE, state)
+        arrays = tensor_pieces(random_tensors(self._engine.device))
+        rest = self._state(so_far).model_dump_json().encode()
+        return [
+            common,
+            write_file(folder, f"{name}.safetensors", arrays),
+            write_file(folder, f"{name}.json", [rest]),
+        ]
+
+    def _state(self, so_far: SoFar) -> RankState:
+        return RankState(
+            rank=self._shard.rank,
+            step=so_far.step,
+            epoch=so_far.step // self._batches_per_epoch,
+            batch=so_far.step % self._batches_per_epoch,
+            num_taken=self._engine.optimizer.num_taken,
+            losses=tuple(so_far.losses),
+            num_tokens=so_far.num_tokens,
+            train_s=self.seconds_before + self._clock() - self._begun,
+            kept=self._kept,
+            random_of=random_values(),
+        )
+
+    def _named(self, of_ranks: list[list[tuple[int, str]]]) -> tuple[ArtifactInfo, ...]:
+        """Return the files of all ranks, the common one once."""
+        found = [(STATE, of_ranks[0][0])]
+        for rank, (_, arrays, rest) in enumerate(of_ranks):
+            found += [(f"rank-{rank}.safetensors", arrays), (f"rank-{rank}.json", rest)]
+        return tuple(
+            ArtifactInfo(name=name, num_bytes=size, sha256=sha256) for name, (size, sha256) in found
+        )
+
+    def _publish(self, step: int, files: tuple[ArtifactInfo, ...]) -> str:
+        request = self._request
+        manifest = Manifest(
+            trial_key=request.spec.key,
+            attempt=request.attempt,
+            attempt_uri=request.attempt_uri,
+            step=step,
+            numerics=self._numerics,
+            files=files,
+            written_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        try:
+            write_manifest(self._uri, manifest)
+        except OSError as error:
+            return f"no checkpoint could be written: {error}"
+        delete_others(self._uri, keep=manifest.folder)
+        return ""
+
+
+def _preempted(step: int, what: str) -> TrialFailure:
+    message = f"This process is being taken away: training was left after step {step}; {what}."
+    return TrialFailure(FailureClass.PREEMPTED, message)
+
+
+def _drifted(step: int, rank: int) -> TrialFailure:
+    message = (
+        f"After step {step} rank {rank} has not the weights and moments of rank 0: the ranks do "
+        "not train the same model. Please report it, with the versions of torch and deepspeed."
+    )
+    return TrialFailure(FailureClass.ERROR, message)
