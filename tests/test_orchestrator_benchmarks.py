@@ -7,6 +7,8 @@ import secrets
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks import driver_killed, graph_overhead, hand_over, journal_rate
 from benchmarks.__main__ import main
@@ -59,6 +61,22 @@ def test_a_slot_that_never_had_a_process_is_overhead() -> None:
     """One process for two slots: the wall is twice the ideal from the first trial on."""
     only = [Interval("a", 1, 10.0, 11.0), Interval("b", 1, 11.0, 12.0)]
     assert graph_overhead.costs(only, 9.0, 2)["overhead_percent"] == pytest.approx(100.0)
+
+
+PIECES = st.tuples(st.floats(0, 5), st.floats(0.1, 5))  # a wait, then a trial, in seconds
+
+
+@given(st.lists(st.lists(PIECES, min_size=2, max_size=6), min_size=1, max_size=4))
+def test_no_search_is_quicker_than_ideal(processes: list[list[tuple[float, float]]]) -> None:
+    """With a process for each slot, the overhead is never negative, however trials lie."""
+    runs: list[Interval] = []
+    for pid, pieces in enumerate(processes):
+        at_s = 0.0
+        for wait_s, trial_s in pieces:
+            runs.append(Interval(f"{len(runs)}", pid, at_s + wait_s, at_s + wait_s + trial_s))
+            at_s += wait_s + trial_s
+    runs.sort(key=lambda one: one.begin_s)
+    assert graph_overhead.costs(runs, 0.0, len(processes))["overhead_percent"] >= -1e-9
 
 
 def test_what_ran_again_is_told_from_what_was_in_flight() -> None:
