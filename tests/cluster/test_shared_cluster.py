@@ -12,6 +12,10 @@ from tests.cluster.programs import run_program
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
+# Of Ray with a head that is silent, in place of its 60 s; a driver has three quarters of it.
+IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "24"}
+
+
 def _order(folder: Path, *drivers: str) -> list[str]:
     """Return the order in which the drivers' trials began, and the drivers ended."""
     said = run_program("two_drivers", "start", folder, *drivers)
@@ -61,10 +65,20 @@ def test_head_that_is_gone_ends_the_driver_with_words(tmp_path: Path) -> None:
 
     Trials that ended meanwhile on gangs that live on are taken in all the same.
     """
-    code, said = _end_of_driver(tmp_path, "gone")
+    code, said = _end_of_driver(tmp_path, "gone", **IMPATIENT)
     assert code == 2 and int(str(said["ends"])) > 1
     assert "has not answered for" in str(said["said"])
     assert str(said["said"]).endswith("then go on with the same 'tickets run' command.")
+
+
+def test_sweep_goes_on_after_its_head_was_lost(tmp_path: Path) -> None:
+    """`tickets run` ends with the command that resumes, and that command ends the sweep."""
+    lost, resumed = map(json.loads, run_program("lost_sweep", tmp_path, **IMPATIENT).splitlines())
+    assert lost["code"] == 2 and "counts as lost" in lost["said"][0]
+    assert lost["said"][1] == (
+        f"Stopped; nothing is lost. Go on with: tickets run {tmp_path}/toy.yaml"
+    )
+    assert resumed["code"] == 0
 
 
 def test_cluster_grows_by_what_waits(tmp_path: Path) -> None:
