@@ -11,8 +11,8 @@ from tests.cluster.programs import run_program, told_by
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-# Of Ray with a head that is silent, in place of its 60 s; a driver has three quarters of it.
-IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "24"}
+# Of Ray with a head that is silent, in place of its 60 s; a driver has two thirds of it.
+IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "30"}
 
 
 def _order(folder: Path, *drivers: str) -> list[str]:
