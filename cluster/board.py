@@ -27,6 +27,9 @@ _NAMESPACE = b"tickets"
 class Table(Protocol):
     """A table of bytes that all drivers of a cluster see, at its head."""
 
+    def ask(self) -> None:
+        """Return when the head has answered; raise anything where it does not."""
+
     def put(self, key: bytes, value: bytes) -> None:
         """Write a row."""
 
@@ -47,6 +50,10 @@ class HeadTable:
         from ray.experimental import internal_kv
 
         self._client = internal_kv.internal_kv_get_gcs_client()
+
+    def ask(self) -> None:
+        """Return when the head has answered; raise anything where it does not."""
+        self._client.internal_kv_exists(_PREFIX, _NAMESPACE, timeout=BEAT_S)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write a row."""
@@ -143,12 +150,17 @@ class Board:
         if self._unanswered_since_s is None:
             self._unanswered_since_s = self._clock()
         try:
+            self._table.ask()
+        except Exception:  # Ray has many
+            self._others = ()
+            return
+        try:
             self._others = self._exchange()
             self._draining = self._table.draining()
             self._look()
-            self._unanswered_since_s = None
-        except Exception:  # Ray has many; without a table there is no sharing, and nothing else
+        except Exception:  # without a table there is no sharing, and nothing else is missing
             self._others = ()
+        self._unanswered_since_s = None
 
     def close(self) -> None:
         """Take the claim back; may be called twice. Waits a little for the threads."""
@@ -187,6 +199,8 @@ class Board:
             row: dict[str, Any] = json.loads(value)
             beat = int(row.pop("beat"))
             claim = Claim(**row)
+            if not claim.is_sound:
+                return None
         except (ValueError, TypeError, KeyError):
             return None
         now_s = self._clock()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 TURN_S = 300.0  # a new gang imports its libraries first: seats do not change hands more often
 _ROUNDING = 1e-9
+_MOST = 1e6
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,17 @@ class Claim:
     num_wanted: int
     num_held: int
     served_s: float = 0.0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether one can reckon with it: it may come from a driver of another version."""
+        return (
+            0 < self.priority < _MOST
+            and 1 / _MOST < self.gang_share <= 1
+            and 0 <= self.num_wanted < _MOST
+            and 0 <= self.num_held < _MOST
+            and 0 <= self.served_s < float("inf")
+        )
 
     @property
     def is_waiting(self) -> bool:

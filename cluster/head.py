@@ -16,14 +16,14 @@ _EXIT_CODE = 2
 def lost_after_s(environment: Mapping[str, str] = os.environ) -> float:
     """Return the seconds without an answer after which a head counts as gone.
 
-    Ray ends every process of the cluster, this one too, when its own patience ends: three quarters
-    of that leave time to say why.
+    Ray ends every process of the cluster, this one too, when its own patience ends: two thirds of
+    that leave time to say why.
     """
     try:
         patience_s = float(environment[_PATIENCE_VARIABLE])
     except (KeyError, ValueError):
         patience_s = _RAYS_PATIENCE_S
-    return 0.75 * patience_s
+    return patience_s * 2 / 3
 
 
 def is_stuck(silent_s: float) -> bool:

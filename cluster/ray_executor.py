@@ -19,6 +19,7 @@ from search_spaces.errors import ClusterLostError
 
 _MAX_PAUSE_S = 1.0  # between looks at deadlines, which no call's end announces
 _REFILL_S = 2.0
+_SECOND_LOOK_S = 2.0
 
 
 class RayExecutor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import logging
 import os
@@ -20,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.growth import cluster_grows
 from cluster.resources import NodeResources, usable_cpus
-from search_spaces.errors import ClusterLostError, UserError
+from search_spaces.errors import UserError
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 _PROBE_TIMEOUT_S = 5.0
@@ -87,10 +86,7 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         if self._owned:
-            if isinstance(error, ClusterLostError):  # there is nobody to say goodbye to
-                atexit.unregister(ray.shutdown)
-            else:
-                ray.shutdown()
+            ray.shutdown()
             self._owned = False
         self._remove_temp_folder()
 

@@ -109,11 +109,11 @@ class Share:
     def _pressure(self, now_s: float) -> int:
         """Return the factor by which a gang counts for more than its part of the cluster.
 
-        It doubles for every while in which the sweep was due a gang and got none. The others' gangs
-        may lie so that what they gave back is scattered over nodes where no gang of this one fits;
-        in the end they clear the whole cluster for it.
+        It doubles for every while in which the sweep was due a gang and had none at all. What the
+        others gave back may be scattered over nodes where no gang of this one fits; in the end
+        they clear the whole cluster for it.
         """
-        is_short = self._claim.is_waiting and self._fair() > self._claim.num_held
+        is_short = not self._claim.num_held and self._claim.is_waiting and self._fair() > 0
         self._short_since_s = self._short_since_s if is_short else now_s
         return 1 << min(16, int((now_s - self._short_since_s) / SCATTERED_S))
 

@@ -25,6 +25,7 @@ from cluster.health import health_environment
 from cluster.nodes import draining_nodes
 from cluster.ray_executor import RayExecutor
 from cluster.session import Session
+from orchestrator.doctor_services import look_at_ray
 from tests.cluster.scripted import (
     ONE_RANK,
     eventually,
@@ -53,6 +54,9 @@ def lose_a_node(cluster: Cluster, session: Session, folder: Path, way: str) -> d
     """
     node = cluster.add_node(num_cpus=1)
     eventually(lambda: len(session.nodes) == 2)
+    if way == "ended":
+        found = look_at_ray({"RAY_ADDRESS": cluster.address}, 60)
+        print(json.dumps({"doctor": found[-1].said}), flush=True)
     executor = RayExecutor(session, ONE_RANK, 1, None, scripted_trial, export_rank)
     try:
         executor.submit(make_request(f"wait_for:{folder / way}"))

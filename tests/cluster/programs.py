@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 LIMIT_S = 300
 
@@ -30,3 +32,9 @@ def run_program(name: str, *arguments: object, **variables: str) -> str:
         )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def told_by(name: str, *arguments: object, **variables: str) -> list[dict[str, Any]]:
+    """Return the JSON objects that a program printed, one on a line."""
+    lines = run_program(name, *arguments, **variables).splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]

@@ -17,7 +17,7 @@ TEXT = (
 )
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, 45.0), ("120", 90.0), ("soon", 45.0)])
+@pytest.mark.parametrize(("given", "expected"), [(None, 40.0), ("120", 80.0), ("soon", 40.0)])
 def test_driver_ends_before_ray_would_end_it(given: str | None, expected: float) -> None:
     environment = {PATIENCE: given} if given else {}
     assert lost_after_s(environment) == expected > QUIET_S
@@ -27,7 +27,7 @@ def test_stuck_driver_is_ended_later_than_one_that_ends_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(PATIENCE, raising=False)
-    assert not is_stuck(lost_after_s() + 1) and is_stuck(lost_after_s() + 6) and is_stuck(59)
+    assert not is_stuck(lost_after_s() + 1) and is_stuck(lost_after_s() + 6) and is_stuck(55)
 
 
 def test_what_is_said() -> None:

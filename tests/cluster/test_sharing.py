@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,8 +95,14 @@ class SharedTable:
     def __init__(self) -> None:
         self.content: dict[bytes, bytes] = {}
         self.is_gone = False
+        self.is_broken = False
+
+    def ask(self) -> None:
+        self._check()
 
     def put(self, key: bytes, value: bytes) -> None:
+        if self.is_broken:
+            raise ValueError("broken")
         self._check()
         self.content[key] = value
 
@@ -167,9 +174,38 @@ def test_head_that_is_gone_means_no_sharing_and_nothing_else() -> None:
     assert other.others == (claim("a", 2),) and other.silent_s == 0.0
 
 
+def test_table_that_refuses_is_not_a_head_that_is_silent() -> None:
+    """Sharing may fail for good; the sweep goes on."""
+    table, clock, one, _ = _pair()
+    table.is_broken = True
+    one.tell(claim("a", 2))
+    for now_s in (0.0, 100.0, 200.0):
+        clock.now_s = now_s
+        one.beat()
+        assert one.silent_s == 0.0 and one.others == ()
+
+
 def test_rows_of_another_version_are_passed_over() -> None:
     table, _, one, _ = _pair()
-    for row in (b"", b"[]", b'"x"', b'{"beat": 1}', b'{"beat": "x"}', b"\xff"):
+    strange = [
+        {"priority": float("nan")},
+        {"priority": 0},
+        {"gang_share": 1e-300},
+        {"num_wanted": -1},
+        {"num_wanted": "all"},
+        {"served_s": None},
+        {"served_s": float("inf")},
+    ]
+    rows = [{"beat": 1, **asdict(claim("x", 1)), **one} for one in strange]
+    for row in (
+        *(json.dumps(one).encode() for one in rows),
+        b"",
+        b"[]",
+        b'"x"',
+        b'{"beat": 1}',
+        b'{"beat": "x"}',
+        b"\xff",
+    ):
         table.content[b"claims/x"] = row
         one.beat()
         assert one.others == () and one.silent_s == 0.0
