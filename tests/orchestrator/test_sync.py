@@ -104,7 +104,7 @@ def test_a_mirror_that_is_whole_is_left_as_it_is(place: Place) -> None:
     [
         ("task", "other", "tag task is 'other', not 'toy'"),
         pytest.param("method", None, "tag method is missing", marks=pytest.mark.slow),
-        ("sweep", "t", "tag sweep is 't', not 's'"),
+        pytest.param("sweep", "t", "tag sweep is 't', not 's'", marks=pytest.mark.slow),
     ],
 )
 def test_changed_tags_are_set_back(place: Place, name: str, value: str, problem: str) -> None:
@@ -167,7 +167,7 @@ def test_what_is_missing_is_added(place: Place, table: str, key: str, problem: s
     assert place.run().info.run_id == run.info.run_id
 
 
-@pytest.mark.parametrize("name", ["lineage.json", "mask"])
+@pytest.mark.parametrize("name", [pytest.param("lineage.json", marks=pytest.mark.slow), "mask"])
 def test_a_lost_file_is_copied_again(place: Place, name: str) -> None:
     run = place.run()
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
@@ -222,6 +222,7 @@ def test_a_run_that_is_gone_for_good_is_made(place: Place) -> None:
     assert place.content() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_there_twice_is_there_once(place: Place) -> None:
     before, run = place.content(), place.run()
     tags = dict(run.data.tags)
@@ -271,6 +272,7 @@ def test_verdicts_are_written_anew(place: Place) -> None:
     assert place.content() == before
 
 
+@pytest.mark.slow
 def test_the_sweeps_own_run_is_restored_with_its_state(place: Place) -> None:
     run = place.run(0, "tags.kind = 'sweep'")
     place.client.delete_run(run.info.run_id)
@@ -305,6 +307,7 @@ def test_checking_writes_nothing(place: Place) -> None:
     assert [run.to_dictionary() for run in after] == [run.to_dictionary() for run in before]
 
 
+@pytest.mark.slow
 def test_a_mask_that_cannot_be_read_leaves_the_rest_mended(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
