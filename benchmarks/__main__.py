@@ -38,6 +38,7 @@ BENCHMARKS = {
     "global_threshold": Benchmark(
         "Seconds, memory and exactness of pruning a BERT by one global threshold.", PLAIN
     ),
+    "mlflow_rows": Benchmark("Seconds of writing a run's rows to an MLflow server.", PLAIN),
     "makespan": Benchmark("Simulated seconds of the paper's whole study on many GPUs.", PLAIN),
     "scheduler_scale": Benchmark("CPU seconds of planning and scheduling 100,000 trials.", PLAIN),
     "journal_rate": Benchmark("Milliseconds of a durable transition in the journal.", PLAIN),

@@ -14,6 +14,7 @@ from orchestrator.journal import Journal
 from orchestrator.journal_reader import open_reader
 from orchestrator.judging import judge_sweep
 from orchestrator.listeners import SilentListener
+from orchestrator.mirror_lag import MirrorLag, lag_path, write_lag
 from orchestrator.registering import register_winners
 from orchestrator.requests import request_maker
 from orchestrator.retries import DEFAULT_BUDGETS
@@ -122,7 +123,10 @@ def mirror_finished(
         files: Its report, where that is new.
     """
     results, failed = ended(context, store)
-    tracker.catch_up(context.trials, store)
+    num_mirrored = tracker.catch_up(context.trials, store)
+    tracker.drop_copies(results.keys())
+    if context.journal_path.exists():
+        write_lag(lag_path(context.journal_path), MirrorLag(time.time(), num_mirrored, 0))
     spec, trials = context.spec, context.trials
     judged = judge_sweep(spec, trials, results, failed)
     transfers = judge_transfers(spec, trials, results)

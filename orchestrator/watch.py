@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.driver_life import DriverLife, driver_life
 from orchestrator.inbox import Inbox
 from orchestrator.journal_reader import JournalReader, TrialRow
+from orchestrator.mirror_lag import MirrorLag, lag_path, read_lag
 from search_spaces.contracts import TrialState
 
 RATE_WINDOW_S = 3600.0
@@ -74,6 +75,7 @@ class Frame:
         eta_s: Seconds to the end by the cost model; None while nothing runs towards it.
         eta_is_measured: Whether the model was fed with results.
         commands: The last ones, with their answers.
+        mirror: How far MLflow is behind; None where no run has mirrored anything yet.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Frame:
     eta_s: float | None
     eta_is_measured: bool
     commands: tuple[str, ...]
+    mirror: MirrorLag | None
 
 
 class Watcher:
@@ -132,6 +135,7 @@ class Watcher:
             eta_s=None if eta_s is None else max(0.0, eta_s - life.heartbeat_age_s),
             eta_is_measured=bool(vitals.get("is_measured")),
             commands=tuple(self._commands[-NUM_COMMANDS:]),
+            mirror=read_lag(lag_path(self._reader.path)),
         )
 
     def _take_events(self) -> None:

@@ -21,6 +21,7 @@ from benchmarks import (
     mask_file,
     masked_step,
     masked_update,
+    mlflow_rows,
     profiles,
     scheduler_scale,
     turn_around,
@@ -180,6 +181,14 @@ def test_mask_files_are_measured_at_each_sparsity() -> None:
     for case in report.cases:
         own, theirs = case.samples[OURS][0], case.samples[mask_file.TORCH][0]
         assert own["file_mb"] < theirs["file_mb"]
+
+
+@pytest.mark.slow
+def test_rows_reach_a_real_server_in_both_ways() -> None:
+    """Each run was read back by the benchmark itself, and held every row once."""
+    (case,) = mlflow_rows.run(smoke=True).cases
+    assert case.facts[0].startswith("85 rows a run")
+    assert all(sample["wall_s"] > 0 for sample in case.samples[OURS])
 
 
 def test_a_coin_flip_a_weight_needs_one_bit() -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Literal
 
 _START_PATIENCE_S = 150.0
 _ENV = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-Fault = Literal["pass", "500", "503", "refused", "lost", "late"]
+Fault = Literal["pass", "500", "503", "refused", "lost", "late", "fatal"]
 FAULTS: tuple[Fault, ...] = ("pass", "500", "503", "refused", "lost", "late")
 
 
@@ -78,6 +78,7 @@ class FaultyProxy:
 
     ``lost``: the request is carried out, but its answer never comes. ``late``: the answer does not
     come in time, and the request is carried out after that. ``refused``: it is not carried out.
+    ``fatal``: it is carried out, and ``kill`` is called instead of an answer.
 
     Attributes:
         uri: Its own.
@@ -85,12 +86,14 @@ class FaultyProxy:
         num_requests: How many there were.
         num_late: How many late ones are under way.
         is_down: Every request is answered with 503.
+        kill: Ends the process that asks.
     """
 
     def __init__(self, port: int, late_s: float) -> None:
         self.faults: deque[Fault] = deque()
         self.num_requests = self.num_late = 0
         self.is_down = False
+        self.kill: Callable[[], None] = lambda: None
         self._port, self._late_s = port, late_s
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -135,6 +138,8 @@ class FaultyProxy:
                 status, headers, answer = self._ask(body)
                 if fault == "late":
                     proxy.num_late -= 1
+                if fault == "fatal":
+                    proxy.kill()
                 if fault == "pass":
                     self.send_response(status)
                     self.send_header("Content-Type", headers)

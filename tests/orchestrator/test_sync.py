@@ -103,8 +103,8 @@ def test_a_mirror_that_is_whole_is_left_as_it_is(place: Place) -> None:
     ("name", "value", "problem"),
     [
         ("task", "other", "tag task is 'other', not 'toy'"),
-        ("method", None, "tag method is missing"),
-        ("sweep", "t", "tag sweep is 't', not 's'"),
+        pytest.param("method", None, "tag method is missing", marks=pytest.mark.slow),
+        pytest.param("sweep", "t", "tag sweep is 't', not 's'", marks=pytest.mark.slow),
     ],
 )
 def test_changed_tags_are_set_back(place: Place, name: str, value: str, problem: str) -> None:
@@ -133,6 +133,7 @@ def test_a_metric_changed_by_hand_makes_the_run_anew(place: Place) -> None:
     assert place.client.get_run(run.info.run_id).info.lifecycle_stage == "deleted"
 
 
+@pytest.mark.slow
 def test_a_point_added_to_a_curve_makes_the_run_anew(place: Place) -> None:
     before, run = place.content(), place.run()
     place.client.log_metric(run.info.run_id, "loss", 0.5, step=3)
@@ -140,6 +141,7 @@ def test_a_point_added_to_a_curve_makes_the_run_anew(place: Place) -> None:
     assert place.content() == before
 
 
+@pytest.mark.slow
 def test_a_param_changed_in_the_database_makes_the_run_anew(place: Place) -> None:
     before, run = place.content(), place.run()
     asked = "UPDATE params SET value = '9' WHERE run_uuid = ? AND key = 'recipe.learning_rate'"
@@ -165,7 +167,7 @@ def test_what_is_missing_is_added(place: Place, table: str, key: str, problem: s
     assert place.run().info.run_id == run.info.run_id
 
 
-@pytest.mark.parametrize("name", ["lineage.json", "mask"])
+@pytest.mark.parametrize("name", [pytest.param("lineage.json", marks=pytest.mark.slow), "mask"])
 def test_a_lost_file_is_copied_again(place: Place, name: str) -> None:
     run = place.run()
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
@@ -187,6 +189,7 @@ def test_a_deleted_run_is_restored(place: Place) -> None:
     assert place.content() == before
 
 
+@pytest.mark.slow
 def test_a_deleted_run_that_lacks_something_is_completed(place: Place) -> None:
     before, run = place.content(), place.run()
     place.client.delete_tag(run.info.run_id, "metric")
@@ -198,6 +201,7 @@ def test_a_deleted_run_that_lacks_something_is_completed(place: Place) -> None:
     assert place.content() == before
 
 
+@pytest.mark.slow
 def test_a_deleted_run_that_says_otherwise_is_made_anew(place: Place) -> None:
     before, run = place.content(), place.run()
     place.client.log_metric(run.info.run_id, "score", 7.0)
@@ -208,6 +212,7 @@ def test_a_deleted_run_that_says_otherwise_is_made_anew(place: Place) -> None:
     assert place.content() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_gone_for_good_is_made(place: Place) -> None:
     """As after 'mlflow gc'; found by the tag that is missing with it."""
     before, run = place.content(), place.run()
@@ -217,6 +222,7 @@ def test_a_run_that_is_gone_for_good_is_made(place: Place) -> None:
     assert place.content() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_there_twice_is_there_once(place: Place) -> None:
     before, run = place.content(), place.run()
     tags = dict(run.data.tags)
@@ -266,6 +272,7 @@ def test_verdicts_are_written_anew(place: Place) -> None:
     assert place.content() == before
 
 
+@pytest.mark.slow
 def test_the_sweeps_own_run_is_restored_with_its_state(place: Place) -> None:
     run = place.run(0, "tags.kind = 'sweep'")
     place.client.delete_run(run.info.run_id)
@@ -278,6 +285,7 @@ def test_the_sweeps_own_run_is_restored_with_its_state(place: Place) -> None:
     assert place.run(0, "tags.kind = 'sweep'").info.run_id == run.info.run_id
 
 
+@pytest.mark.slow
 def test_an_experiment_that_is_gone_is_made_with_all_it_held(place: Place) -> None:
     before = place.content()
     place.client.rename_experiment(place.run().info.experiment_id, "moved away")
@@ -299,6 +307,7 @@ def test_checking_writes_nothing(place: Place) -> None:
     assert [run.to_dictionary() for run in after] == [run.to_dictionary() for run in before]
 
 
+@pytest.mark.slow
 def test_a_mask_that_cannot_be_read_leaves_the_rest_mended(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +364,7 @@ def test_the_command_says_what_it_does(place: Place, say: Callable[..., Said]) -
     assert told["num_trials"] == len(place.context.trials)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_has_not_ended_gets_no_verdicts(
     place: Place, say: Callable[..., Said], tmp_path: Path
 ) -> None:
