@@ -24,7 +24,7 @@ def test_progress_of_the_last_trial_is_not_taken_for_the_next() -> None:
     rank = Rank("gang-0", 0, 1, "cpu", report)
     request = make_request("return:")
     assert isinstance(rank.run(request).end, TrialResult)
-    assert rank.progress(request.attempt) == ProgressPoint("train", 10, 10, 0.25)
+    assert rank.progress(request.attempt) == ProgressPoint("train", 10, 10, 0.25, 2)
     assert rank.progress("the next attempt") == ProgressPoint()
 
 
