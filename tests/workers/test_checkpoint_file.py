@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load
 
-from search_spaces.contracts import ArtifactInfo, NumericsClass
+from search_spaces.contracts import ArtifactInfo, NumericsClass, below
+from tests.orchestrator.object_store import running_s3
 from workers.checkpoint_file import (
     MANIFEST,
     Manifest,
@@ -106,15 +108,32 @@ def test_no_changed_bit_of_a_manifest_goes_unseen(
         assert str(error) in ("its manifest is cut or damaged", "another version wrote it")
 
 
-def test_the_newest_manifest_counts_and_others_go(tmp_path: Path) -> None:
-    uri = str(tmp_path)
+@pytest.fixture(params=["folder", "s3"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A trial's folder that is not there yet."""
+    if request.param == "folder":
+        yield str(tmp_path / "results/key/checkpoint")
+    else:
+        with running_s3() as bucket:
+            yield below(bucket, "results/key/checkpoint")
+
+
+def test_the_newest_manifest_counts_and_others_go(uri: str) -> None:
+    """On a disk as on an object store."""
     assert read_manifest(uri) is None
+    delete_others(uri)
+    infos = {}
     for step in (3, 7):
-        write_file(str(tmp_path / manifest(step).folder), "state.safetensors", [b"abc"])
+        place = below(uri, manifest(step).folder)
+        infos[step] = write_file(place, "state.safetensors", [b"abc", bytes([step])])
         write_manifest(uri, manifest(step))
     delete_others(uri, keep=manifest(7).folder)
     assert read_manifest(uri) == manifest(7)
-    assert {path.name for path in tmp_path.iterdir()} == {MANIFEST, manifest(7).folder}
+    assert read_file(below(uri, manifest(7).folder), infos[7]) == b"abc\x07"
+    with pytest.raises(UnusableError, match=r"its file state.safetensors is missing"):
+        read_file(below(uri, manifest(3).folder), infos[3])
+    with pytest.raises(UnusableError, match=r"it has no rank-0.json"):
+        manifest().file("rank-0.json")
 
 
 def test_random_states_go_on_where_they_were() -> None:
