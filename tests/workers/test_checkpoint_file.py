@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
 
@@ -55,6 +55,7 @@ def manifest(step: int = 7) -> Manifest:
     )
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=5),
@@ -91,6 +92,7 @@ def test_nothing_half_written_has_a_name(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@settings(deadline=None)
 @given(at=st.integers(min_value=0), bit=st.integers(0, 7))
 def test_no_changed_bit_of_a_manifest_goes_unseen(
     tmp_path_factory: pytest.TempPathFactory, at: int, bit: int
