@@ -47,7 +47,6 @@ def manifest(step: int = 7) -> Manifest:
     return Manifest(
         trial_key="a" * 64,
         attempt="a0001-0000abcd",
-        attempt_uri="store/attempts/a0001-0000abcd",
         step=step,
         numerics=NUMERICS,
         files=(ArtifactInfo(name="state.safetensors", sha256="b" * 64, num_bytes=3),),
