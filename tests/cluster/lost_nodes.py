@@ -29,9 +29,9 @@ from tests.cluster.scripted import (
 )
 
 
-def drain(cluster: Cluster, node_id: str) -> None:
-    """Tell Ray what a cloud tells of a spot node: in a second it will be gone."""
-    deadline_ms = int(time.time() * 1000) + 1000
+def drain(cluster: Cluster, node_id: str, left_s: float = 1.0) -> None:
+    """Tell Ray what a cloud tells of a spot node: in so many seconds it will be gone."""
+    deadline_ms = int((time.time() + left_s) * 1000)
     accepted, why = GcsClient(address=cluster.address).drain_node(
         node_id, DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), "spot", deadline_ms
     )
@@ -40,17 +40,25 @@ def drain(cluster: Cluster, node_id: str) -> None:
 
 
 def lose_a_node(cluster: Cluster, session: Session, folder: Path, way: str) -> dict[str, str]:
-    """Return how an attempt ends whose node is ``drained`` and killed, or ``ended``."""
+    """Return how an attempt ends whose node goes.
+
+    It is ``noticed`` that it drains, ``drained`` and killed at once, or ``ended``.
+    """
     node = cluster.add_node(num_cpus=1)
     eventually(lambda: len(session.nodes) == 2)
     executor = RayExecutor(session, ONE_RANK, 1, None, scripted_trial, export_rank)
     try:
-        executor.submit(make_request(f"wait_for:{folder / way}"))
+        action = "leave_at_notice" if way == "noticed" else "wait_for"
+        executor.submit(make_request(f"{action}:{folder / way}"))
         eventually(lambda: not executor.wait(0.1) and list(folder.glob(f"{way}.pid*")), 60)
-        if way == "drained":
+        if way == "noticed":
+            drain(cluster, node.node_id, left_s=600.0)
+            [outcome] = wait_all(executor, 1)
+        elif way == "drained":
             drain(cluster, node.node_id)
         cluster.remove_node(node, allow_graceful=way == "ended")
-        [outcome] = wait_all(executor, 1)
+        if way != "noticed":
+            [outcome] = wait_all(executor, 1)
     finally:
         executor.close()
     return {"way": way, "failure": outcome.failure.value, "message": outcome.message}
@@ -61,7 +69,7 @@ def main(folder: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         with Session(cluster.address) as session:
-            for way in ("drained", "ended"):
+            for way in ("noticed", "drained", "ended"):
                 print(json.dumps(lose_a_node(cluster, session, folder, way)), flush=True)
     finally:
         ray.shutdown()

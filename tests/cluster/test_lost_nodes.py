@@ -41,7 +41,7 @@ def test_other_nodes_and_other_failures_stay_what_they_are() -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_drained_and_ended_nodes_are_preemption_on_a_real_cluster(tmp_path: Path) -> None:
-    """A spot node that is drained and then killed, and a node that gets SIGTERM."""
+    """A spot node that drains in good time, one that is killed, and a node that gets SIGTERM."""
     with tempfile.TemporaryDirectory(prefix="tk", dir="/tmp") as short:  # sockets' paths
         (Path(short) / "ray").mkdir()
         done = subprocess.run(
@@ -54,7 +54,9 @@ def test_drained_and_ended_nodes_are_preemption_on_a_real_cluster(tmp_path: Path
         )
     ends = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [(end["way"], end["failure"]) for end in ends] == [
+        ("noticed", "preempted"),
         ("drained", "preempted"),
         ("ended", "preempted"),
     ], done.stderr[-2000:]
-    assert all("which was taken away" in end["message"] for end in ends)
+    assert ends[0]["message"] == "left in good order"
+    assert all("which was taken away" in end["message"] for end in ends[1:])
