@@ -162,7 +162,8 @@ class Rank:
         signal.signal(signal.SIGTERM, heed)
 
     def _reply(self, end: TrialResult | AttemptFailure | None) -> RankReply:
-        node_id = ray.get_runtime_context().get_node_id()
+        # asking for the context would start a Ray where there is none
+        node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
         place = RankPlace(os.getpid(), ray.util.get_node_ip_address(), log_path(), node_id)
         return RankReply(place, end, self._num_trials, resident_gib())
 

@@ -23,6 +23,7 @@ from orchestrator.journal_opening import open_database
 from orchestrator.journal_reader import JournalReader, open_reader
 from orchestrator.store import CommittedTrial, Store
 from search_spaces.contracts import TrialResult, TrialState
+from search_spaces.resuming import beginning_of
 from search_spaces.trial import Trial
 
 _REGISTER = """
@@ -56,12 +57,13 @@ class Transition:
     @classmethod
     def done(cls, key: str, event: str, result: TrialResult) -> Transition:
         """Return the transition of a trial whose result is in the store."""
+        note = beginning_of(result.resumed_at_step, result.restart_reason)
         return cls(
             key,
             TrialState.SUCCEEDED,
             event,
             seconds=result.seconds.get("total"),
-            payload={"attempt": result.attempt},
+            payload={"attempt": result.attempt} | ({"note": note} if note else {}),
         )
 
 

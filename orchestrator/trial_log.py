@@ -82,7 +82,7 @@ def _text(key: str, kind: str, payload: dict[str, Any]) -> str:
         case "blocked" | "given_up":
             cause = payload.get("cause", "")
             return f"because of {short(cause)}" if cause not in ("", key) else ""
-        case "started":
+        case "started" | "succeeded" | "reused":
             return str(payload.get("note", ""))
         case "refused":
             return f"{payload.get('answer', '')} too late: it was given up or replaced before"

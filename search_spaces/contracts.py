@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 from pydantic import Field
 
 from search_spaces.canonical import Frozen
-from search_spaces.numerics import NumericsClass as NumericsClass
-from search_spaces.numerics import Proof as Proof
+from search_spaces.evidence import MaskInfo as MaskInfo
+from search_spaces.evidence import Proof as Proof
 from search_spaces.resuming import CheckpointPlan
 from search_spaces.trial import Outputs, TrialSpec
 
@@ -55,30 +55,32 @@ class ArtifactInfo(Frozen):
     num_bytes: int = Field(ge=0)
 
 
-class MaskInfo(Frozen):
-    """What a mask is, without its bits."""
-
-    sha256: str = Field(description="Of the prunable set and the packed bits.")
-    num_weights: int = Field(description="N.")
-    num_removed: int = Field(description="K.")
-    num_ties: int = Field(default=0, description="Weights equal to the threshold.")
-    kept_per_matrix: dict[str, int] = Field(description="Weights kept, by canonical name.")
-    sparsity_per_matrix: dict[str, float] = Field(description="By canonical name.")
-    collapsed: tuple[str, ...] = Field(
-        default=(), description="Matrices left with under 1% of their weights."
-    )
-
-    @property
-    def sparsity(self) -> float:
-        """K / N."""
-        return self.num_removed / self.num_weights
-
-
 class MaskArtifact(Frozen):
     """A mask file and what is in it."""
 
     file: ArtifactInfo
     mask: MaskInfo
+
+
+class NumericsClass(Frozen):
+    """Bit equality is promised only within one of these (method rule 22)."""
+
+    device: str = Field(description="'cpu' or the GPU's name.")
+    dtype: str
+    layout: str = Field(description="'unpadded' or 'padded'.")
+    num_ranks: int
+    micro_batch_size: int
+    num_threads: int
+    versions: dict[str, str] = Field(description="Of torch, transformers and deepspeed.")
+
+    def difference(self, other: NumericsClass) -> str:
+        """Return in what another class differs, for people; "" where it is the same."""
+        ours, theirs = self.model_dump(), other.model_dump()
+        return ", ".join(
+            f"{name} {ours[name]!r} instead of {theirs[name]!r}"
+            for name in ours
+            if ours[name] != theirs[name]
+        )
 
 
 class SplitScore(Frozen):

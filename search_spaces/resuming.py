@@ -28,3 +28,10 @@ class CheckpointPlan(Frozen):
 
     uri: str = Field(description="Folder in the store that all attempts of the trial share.")
     rules: CheckpointsSpec = CheckpointsSpec()
+
+
+def beginning_of(resumed_at_step: int, restart_reason: str) -> str:
+    """Return how an attempt began, for people; "" where it did as any other does."""
+    if resumed_at_step:
+        return f"training went on from the checkpoint after step {resumed_at_step}"
+    return f"training began anew: {restart_reason}" if restart_reason else ""

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from search_spaces.canonical import Frozen
 from search_spaces.contracts import ArtifactInfo, NumericsClass, below
+from search_spaces.places import masked
 
 SCHEMA = 1
 MANIFEST = "MANIFEST.json"
@@ -41,7 +42,6 @@ class Manifest(Frozen):
     Attributes:
         trial_key: The trial.
         attempt: Which wrote it.
-        attempt_uri: That attempt's own folder.
         step: The optimizer step after which it was written.
         numerics: Within which it is exact.
         files: All of them, by their name in the checkpoint's folder.
@@ -50,7 +50,6 @@ class Manifest(Frozen):
 
     trial_key: str
     attempt: str
-    attempt_uri: str
     step: int
     numerics: NumericsClass
     files: tuple[ArtifactInfo, ...]
@@ -227,7 +226,7 @@ def _read(folder_uri: str, name: str) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UnusableError(f"its file {name} cannot be read ({error})") from error
+        raise UnusableError(f"its file {name} cannot be read ({masked(str(error))})") from error
     return data
 
 

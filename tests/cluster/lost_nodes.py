@@ -36,9 +36,9 @@ from tests.cluster.scripted import (
 )
 
 
-def drain(cluster: Cluster, node_id: str) -> None:
-    """Tell Ray what a cloud tells of a spot node: in a second it will be gone."""
-    deadline_ms = int(time.time() * 1000) + 1000
+def drain(cluster: Cluster, node_id: str, left_s: float = 1.0) -> None:
+    """Tell Ray what a cloud tells of a spot node: in so many seconds it will be gone."""
+    deadline_ms = int((time.time() + left_s) * 1000)
     accepted, why = GcsClient(address=cluster.address).drain_node(
         node_id, DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), "spot", deadline_ms
     )
@@ -47,10 +47,11 @@ def drain(cluster: Cluster, node_id: str) -> None:
 
 
 def lose_a_node(cluster: Cluster, session: Session, folder: Path, way: str) -> dict[str, str]:
-    """Return how an attempt ends whose node is ``drained`` and killed, ``ended``, or ``cut`` off.
+    """Return how an attempt ends whose node goes.
 
-    One that is cut off is stopped as it is: like a node behind a broken cable, it says nothing more
-    and closes no connection.
+    It is ``noticed`` that it drains, ``drained`` and killed at once, ``ended``, or ``cut`` off. One
+    that is cut off is stopped as it is: like a node behind a broken cable, it says nothing more and
+    closes no connection.
     """
     node = cluster.add_node(num_cpus=1)
     eventually(lambda: len(session.nodes) == 2)
@@ -59,16 +60,21 @@ def lose_a_node(cluster: Cluster, session: Session, folder: Path, way: str) -> d
         print(json.dumps({"doctor": found[-1].said}), flush=True)
     executor = RayExecutor(session, ONE_RANK, 1, None, scripted_trial, export_rank)
     try:
-        executor.submit(make_request(f"wait_for:{folder / way}"))
+        action = "leave_at_notice" if way == "noticed" else "wait_for"
+        executor.submit(make_request(f"{action}:{folder / way}"))
         eventually(lambda: not executor.wait(0.1) and list(folder.glob(f"{way}.pid*")), 60)
-        if way == "drained":
+        if way == "noticed":
+            drain(cluster, node.node_id, left_s=600.0)
+            [outcome] = wait_all(executor, 1)
+        elif way == "drained":
             drain(cluster, node.node_id)
         start_s = time.monotonic()
         if way == "cut":
             suspend(node)
         else:
             cluster.remove_node(node, allow_graceful=way == "ended")
-        [outcome] = wait_all(executor, 1, 120)
+        if way != "noticed":
+            [outcome] = wait_all(executor, 1, 120)
         took_s = time.monotonic() - start_s
     finally:
         executor.close()
@@ -89,7 +95,7 @@ def main(folder: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         with Session(cluster.address) as session:
-            for way in ("drained", "ended", "cut"):
+            for way in ("noticed", "drained", "ended", "cut"):
                 print(json.dumps(lose_a_node(cluster, session, folder, way)), flush=True)
     finally:
         children = psutil.Process().children(recursive=True)

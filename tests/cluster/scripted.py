@@ -13,6 +13,7 @@ from typing import Any
 from search_spaces.contracts import (
     Compute,
     Executor,
+    FailureClass,
     ModelPlace,
     Outcome,
     Reporter,
@@ -23,6 +24,8 @@ from search_spaces.contracts import (
 from search_spaces.errors import UserError
 from search_spaces.trial import Outputs
 from tests.orchestrator.factories import make_result, make_trial
+from workers import notice
+from workers.failures import TrialFailure
 from workers.ranks import RankEnv
 
 ONE_RANK = Compute(num_ranks=1, num_threads=1)
@@ -114,6 +117,17 @@ def _wait_for(argument: str, reporter: Reporter) -> dict[str, int]:
     return {"pid": os.getpid()}
 
 
+def _leave_at_notice(argument: str, reporter: Reporter) -> None:
+    """Leave ``<file>.pid`` and work until told that the process will be taken away."""
+    gate = Path(argument)
+    gate.with_suffix(f".pid{os.environ.get('RANK', '')}").write_text(str(os.getpid()))
+    reporter.phase("train")
+    while not notice.is_given():
+        reporter.step(3, 10, 0.5)
+        time.sleep(0.02)
+    raise TrialFailure(FailureClass.PREEMPTED, "left in good order")
+
+
 def _stall(argument: str, reporter: Reporter) -> None:
     """Report one step, then none."""
 
@@ -177,6 +191,7 @@ ACTIONS: dict[str, Callable[[str, Reporter], Any]] = {
     "return": _return,
     "raise": _raise,
     "wait_for": _wait_for,
+    "leave_at_notice": _leave_at_notice,
     "stall": _stall,
     "note": _note,
     "exit": _exit,

@@ -37,17 +37,19 @@ def test_other_nodes_and_other_failures_stay_what_they_are() -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_drained_and_ended_nodes_are_preemption_on_a_real_cluster(tmp_path: Path) -> None:
-    """A spot node that is drained and then killed, a node that gets SIGTERM, and one cut off.
+    """A spot node that drains in good time, one that is killed, one that gets SIGTERM, one cut off.
 
     With the advised settings the last is noticed in 12 s and not in Ray's 65 s.
     """
     said = told_by("lost_nodes", tmp_path)
     ends = [one for one in said if "way" in one]
     assert [(end["way"], end["failure"]) for end in ends] == [
+        ("noticed", "preempted"),
         ("drained", "preempted"),
         ("ended", "preempted"),
         ("cut", "infrastructure"),
     ]
-    assert all("which was taken away" in end["message"] for end in ends[:2])
-    assert float(ends[2]["took_s"]) < 45
+    assert ends[0]["message"] == "left in good order"
+    assert all("which was taken away" in end["message"] for end in ends[1:3])
+    assert float(ends[3]["took_s"]) < 45
     assert {"doctor": "a node that vanishes is noticed within 12 s."} in said

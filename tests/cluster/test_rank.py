@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from cluster.attempts import ProgressPoint
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.attempts import AttemptFailure, ProgressPoint
 from cluster.rank import Rank, resident_gib
-from search_spaces.contracts import Reporter, TrialRequest, TrialResult
+from search_spaces.contracts import FailureClass, Reporter, TrialRequest, TrialResult
 from tests.cluster.scripted import make_request, scripted_trial
+from workers import notice
 
 
 def test_rank_is_readable_in_lists() -> None:
@@ -24,8 +30,44 @@ def test_progress_of_the_last_trial_is_not_taken_for_the_next() -> None:
     rank = Rank("gang-0", 0, 1, "cpu", report)
     request = make_request("return:")
     assert isinstance(rank.run(request).end, TrialResult)
-    assert rank.progress(request.attempt) == ProgressPoint("train", 10, 10, 0.25)
+    assert rank.progress(request.attempt) == ProgressPoint("train", 10, 10, 0.25, 2)
     assert rank.progress("the next attempt") == ProgressPoint()
+
+
+@pytest.fixture
+def ended() -> Iterator[list[int]]:
+    """What a process does at SIGTERM when no rank is there: here it notes the signal."""
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    yield seen
+    signal.signal(signal.SIGTERM, before)
+    notice.withdraw()
+
+
+def test_first_signal_to_end_is_a_notice_to_the_trial(ended: list[int]) -> None:
+    """The second one ends the process, and so does the first where no trial runs."""
+
+    def trial(request: TrialRequest, reporter: Reporter) -> TrialResult:
+        signal.raise_signal(signal.SIGTERM)
+        assert notice.is_given() and not ended
+        signal.raise_signal(signal.SIGTERM)
+        assert ended == [signal.SIGTERM]
+        return scripted_trial(request, reporter)
+
+    rank = Rank("gang-0", 0, 1, "cpu", trial)
+    assert isinstance(rank.run(make_request("return:")).end, TrialResult)
+    signal.raise_signal(signal.SIGTERM)
+    assert len(ended) == 2
+
+
+def test_rank_that_was_given_notice_starts_no_trial(ended: list[int]) -> None:
+    rank = Rank("gang-0", 1, 2, "cpu", scripted_trial)
+    rank.give_notice()
+    end = rank.run(make_request("return:")).end
+    assert isinstance(end, AttemptFailure) and end.failure is FailureClass.PREEMPTED
+    assert end.message == "Rank(gang-0/1) is being taken away: it starts no trial any more."
+    signal.raise_signal(signal.SIGTERM)
+    assert ended == [signal.SIGTERM]
 
 
 def test_held_memory_is_seen() -> None:

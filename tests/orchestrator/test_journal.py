@@ -16,6 +16,7 @@ from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo, Transition
 from orchestrator.journal_lock import has_ended
 from orchestrator.store import Store
+from orchestrator.trial_log import trial_log
 from search_spaces.contracts import TrialState
 from search_spaces.errors import UserError
 from tests.orchestrator.factories import finish, make_lineage, make_trial
@@ -63,6 +64,26 @@ def test_states_and_events_are_written_together(path, store):
         ]
         assert journal.num_attempts(first) == 1
         assert journal.num_attempts("unknown") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"resumed_at_step": 7}, "training went on from the checkpoint after step 7"),
+        ({"restart_reason": "it is damaged"}, "training began anew: it is damaged"),
+    ],
+)
+def test_how_an_attempt_began_is_written_down(path, store, changes, said):
+    """A result's checkpoint is told of in the trial's log; of most there is nothing to tell."""
+    trial = make_trial()
+    result = finish(store.uri, trial, "a1").model_copy(update=changes)
+    with Journal.open(path, SWEEP, now=1.0) as journal:
+        journal.rebuild(TrialGraph([trial]), store, now=2.0)
+        journal.record([Transition.done(trial.key, "succeeded", result)], now=3.0)
+        (row,) = journal.trials()
+        log = trial_log(journal, row)
+    assert [(event.kind, event.text) for event in log.events] == [("succeeded", said)]
 
 
 def test_a_failing_write_leaves_nothing_behind(path, store):

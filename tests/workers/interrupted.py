@@ -25,8 +25,12 @@ ALWAYS = CheckpointsSpec(when="always")
 
 def leaving(wanted: TrialRequest, attempt: str, step: int, rank: int = 0) -> TrialRequest:
     """Return a request for an attempt that is given notice during a step."""
-    changes = {"attempt": attempt, "label": f"leave:{step}:{rank}"}
-    return _renamed(wanted, attempt).model_copy(update=changes)
+    return _renamed(wanted, attempt).model_copy(update={"label": f"leave:{step}:{rank}"})
+
+
+def drifting(wanted: TrialRequest, attempt: str, step: int, rank: int) -> TrialRequest:
+    """Return a request for an attempt one of whose ranks has another state after a step."""
+    return _renamed(wanted, attempt).model_copy(update={"label": f"drift:{step}:{rank}"})
 
 
 def staying(wanted: TrialRequest, attempt: str) -> TrialRequest:
@@ -49,6 +53,9 @@ def notices() -> Iterator[None]:
     def at_boundary(self: Checkpoints, so_far: SoFar) -> None:
         action, _, where = self._request.label.partition(":")
         if action == "leave" and where == f"{so_far.step}:{self._shard.rank}":
+            notice.give()
+        if action == "drift" and where == f"{so_far.step}:{self._shard.rank}":
+            self._engine.optimizer.state_tensors()["num_skipped"] += 1e-6
             notice.give()
         try:
             original(self, so_far)

@@ -17,7 +17,14 @@ from search_spaces.models import ModelFacts
 from search_spaces.resolve import TaskFacts
 from search_spaces.resuming import CheckpointsSpec
 from search_spaces.trial import Outputs, PruneOutput, RandomMask, weights_artifact
-from tests.workers.interrupted import InterruptedTrials, leaving, notices, staying, with_checkpoints
+from tests.workers.interrupted import (
+    InterruptedTrials,
+    drifting,
+    leaving,
+    notices,
+    staying,
+    with_checkpoints,
+)
 from tests.workers.requests import request
 from tests.workers.running import ProcessGang, end_of, run
 from workers.checkpoint_file import MANIFEST, read_manifest
@@ -120,6 +127,12 @@ def test_processes_of_their_own_go_on_too(root: Path, toy: Toy, num_ranks: int) 
             ends = gang.ends(attempt)
             assert all(isinstance(end, AttemptFailure) for end in ends)
             assert {end.failure for end in ends} == {FailureClass.PREEMPTED}, ends
+        if num_ranks > 1:
+            ends = gang.ends(drifting(wanted, "a005-0000abcd", PER_EPOCH + 1, rank=1))
+            assert {end.failure for end in ends} == {FailureClass.ERROR}, ends
+            assert (
+                "After step 5 rank 1 has not the weights and moments of rank 0" in ends[0].message
+            )
     with ProcessGang(num_ranks) as fresh:
         results = fresh.run(staying(wanted, "a009-0000abcd"))
     assert {result.resumed_at_step for result in results} == {PER_EPOCH}
@@ -249,6 +262,17 @@ def test_a_short_trial_leaves_without_one(
     assert wanted.checkpoints and not Path(wanted.checkpoints.uri).exists()
     result = run(accumulating, staying(wanted, "a002-0000abcd"))
     assert (result.resumed_at_step, result.restart_reason) == (0, "")
+
+
+def test_a_trial_is_worth_a_checkpoint_by_its_own_measure(
+    root: Path, toy: Toy, accumulating: LocalExecutor
+) -> None:
+    """`auto` multiplies the seconds of a step by the number of steps."""
+    wanted = with_checkpoints(trial(root, toy, "auto"), CheckpointsSpec(min_train_s=1e-6))
+    leave(accumulating, leaving(wanted, "a001-0000abcd", 3))
+    result = run(accumulating, staying(wanted, "a002-0000abcd"))
+    assert result.resumed_at_step == 3
+    assert result.seconds["total"] > result.seconds["train"] > 0
 
 
 def test_a_full_store_costs_no_trial(root: Path, toy: Toy, accumulating: LocalExecutor) -> None:

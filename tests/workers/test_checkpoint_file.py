@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
 
-from search_spaces.contracts import ArtifactInfo, NumericsClass
+from search_spaces.contracts import ArtifactInfo, NumericsClass, below
+from tests.orchestrator.object_store import running_s3
 from workers.checkpoint_file import (
     MANIFEST,
     Manifest,
@@ -45,7 +47,6 @@ def manifest(step: int = 7) -> Manifest:
     return Manifest(
         trial_key="a" * 64,
         attempt="a0001-0000abcd",
-        attempt_uri="store/attempts/a0001-0000abcd",
         step=step,
         numerics=NUMERICS,
         files=(ArtifactInfo(name="state.safetensors", sha256="b" * 64, num_bytes=3),),
@@ -53,6 +54,7 @@ def manifest(step: int = 7) -> Manifest:
     )
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=5),
@@ -89,6 +91,7 @@ def test_nothing_half_written_has_a_name(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@settings(deadline=None)
 @given(at=st.integers(min_value=0), bit=st.integers(0, 7))
 def test_no_changed_bit_of_a_manifest_goes_unseen(
     tmp_path_factory: pytest.TempPathFactory, at: int, bit: int
@@ -106,15 +109,32 @@ def test_no_changed_bit_of_a_manifest_goes_unseen(
         assert str(error) in ("its manifest is cut or damaged", "another version wrote it")
 
 
-def test_the_newest_manifest_counts_and_others_go(tmp_path: Path) -> None:
-    uri = str(tmp_path)
+@pytest.fixture(params=["folder", "s3"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A trial's folder that is not there yet."""
+    if request.param == "folder":
+        yield str(tmp_path / "results/key/checkpoint")
+    else:
+        with running_s3() as bucket:
+            yield below(bucket, "results/key/checkpoint")
+
+
+def test_the_newest_manifest_counts_and_others_go(uri: str) -> None:
+    """On a disk as on an object store."""
     assert read_manifest(uri) is None
+    delete_others(uri)
+    infos = {}
     for step in (3, 7):
-        write_file(str(tmp_path / manifest(step).folder), "state.safetensors", [b"abc"])
+        place = below(uri, manifest(step).folder)
+        infos[step] = write_file(place, "state.safetensors", [b"abc", bytes([step])])
         write_manifest(uri, manifest(step))
     delete_others(uri, keep=manifest(7).folder)
     assert read_manifest(uri) == manifest(7)
-    assert {path.name for path in tmp_path.iterdir()} == {MANIFEST, manifest(7).folder}
+    assert read_file(below(uri, manifest(7).folder), infos[7]) == b"abc\x07"
+    with pytest.raises(UnusableError, match=r"its file state.safetensors is missing"):
+        read_file(below(uri, manifest(3).folder), infos[3])
+    with pytest.raises(UnusableError, match=r"it has no rank-0.json"):
+        manifest().file("rank-0.json")
 
 
 def test_random_states_go_on_where_they_were() -> None:
