@@ -16,6 +16,7 @@ from orchestrator.sweep_context import SweepContext
 from search_spaces.canonical import KEY_LENGTH, short
 from search_spaces.contracts import ArtifactRef, TrialResult
 from search_spaces.errors import UserError, did_you_mean
+from search_spaces.places import masked
 from search_spaces.trial import (
     INPUT_MASK_ARTIFACT,
     GivenMask,
@@ -197,7 +198,7 @@ def _trial(selector: Selector, store: Store | None) -> Found:
     if record is None:
         what = f"{len(keys)} trials begin" if len(keys) > 1 else "no committed trial begins"
         raise UserError(
-            f"'{selector.text}': {what} with it in the store {store.uri}. "
+            f"'{selector.text}': {what} with it in the store {masked(store.uri)}. "
             "'tickets plan SWEEP' lists the keys."
         )
     spec = record.spec

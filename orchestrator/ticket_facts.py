@@ -14,6 +14,7 @@ from orchestrator.winners import Side, Winner
 from search_spaces.canonical import short
 from search_spaces.contracts import MaskInfo, NumericsClass, TrialResult
 from search_spaces.errors import UserError
+from search_spaces.places import masked
 from search_spaces.sweep import SweepSpec
 from search_spaces.ticket_info import (
     LineageStep,
@@ -183,7 +184,7 @@ def load_ticket_files(
         found = mask_file(trial, results[trial.key], store)
         if found is None:
             return None
-        files[entry.file] = _checked(found[1], entry, f"{store.uri}: {found[0]}")
+        files[entry.file] = _checked(found[1], entry, f"{masked(store.uri)}: {found[0]}")
         rows = lineage_rows(trial.spec, results[trial.key], store)
         lineage = tuple(LineageStep.model_validate(row) for row in rows)
         masks.append(entry.model_copy(update={"lineage": lineage}))

@@ -16,6 +16,7 @@ from search_spaces.canonical import Frozen, content_key
 from search_spaces.checkpoint import TensorEntry, backbone_entries, read_header, theta0_sha256
 from search_spaces.contracts import ModelPlace
 from search_spaces.errors import Fault, SpecError, did_you_mean
+from search_spaces.inputs import is_uri
 from search_spaces.prunable import (
     POOLER,
     READ_EACH_TOKEN,
@@ -124,12 +125,8 @@ class ModelFacts:
 def resolve_model(spec: ModelSpecYaml) -> ModelFacts:
     """Find a model's files and name it by content.
 
-    Args:
-        spec: The model as the sweep names it.
-
     Raises:
-        SpecError: The files cannot be had, the model is no supported BERT, weights or
-            configuration are missing or contradict each other, or the pin does not fit.
+        SpecError: The files cannot be had, contradict each other or the pin, or are no BERT's.
     """
     place = f"model '{spec.name}'"
     folder = model_folder(spec.source, spec.revision, place)
@@ -150,7 +147,8 @@ def resolve_model(spec: ModelSpecYaml) -> ModelFacts:
         prunable_sha256=prunable.sha256,
         num_prunable=prunable.num_weights,
     )
-    return ModelFacts(identity, ModelPlace(folder=str(folder)), prunable, config)
+    at = spec.source if is_uri(spec.source) else str(folder)
+    return ModelFacts(identity, ModelPlace(folder=at), prunable, config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
