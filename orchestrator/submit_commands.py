@@ -92,12 +92,15 @@ def show_status(sweep: Path, address: str, as_json: bool, insecure: bool, python
     jobs = _jobs(address, insecure)
     job = last_job(sweep, jobs)
     code, said = control(sweep, jobs, python, "status", *(["--json"] if as_json else []))
-    if as_json and code == 0:
+    has_begun = code == 0 or job.is_ended
+    if as_json and has_begun and code == 0:
         typer.echo(json.dumps({"job": _as_data(job), **json.loads(said)}, indent=2))
-        return
-    typer.echo(_line(job))
-    typer.echo(said, nl=False)
-    raise typer.Exit(code)
+    elif as_json and not has_begun:
+        typer.echo(json.dumps({"job": _as_data(job), "trials": []}, indent=2))
+    else:
+        typer.echo(_line(job))
+        typer.echo(said if has_begun else "The run has not begun: no trial is to be seen yet.\n")
+    raise typer.Exit(code if has_begun else 0)
 
 
 def stop_job(sweep: Path, address: str, insecure: bool, python: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import shutil
 import signal
@@ -11,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -25,22 +26,27 @@ _REPOSITORY = Path(__file__).parents[2]
 
 @dataclass
 class Cluster:
-    """A head that runs, and what it takes to reach it.
+    """A head with its nodes, and what it takes to reach it.
 
     Attributes:
-        folder: Ray's files; short, since sockets lie in it.
-        gcs: ``host:port`` of the head.
-        url: Of its dashboard.
-        metrics_url: Where the head exports metrics.
+        folder: Ray's files.
+        gcs_port: Of the head.
+        dashboard_port: Of the head.
+        metrics_port: Where the head exports metrics.
         token_path: File with its token.
     """
 
     folder: Path
-    gcs: str
-    url: str
-    metrics_url: str
+    gcs_port: int
+    dashboard_port: int
+    metrics_port: int
     token_path: Path
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """URL of its dashboard."""
+        return f"http://127.0.0.1:{self.dashboard_port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -59,12 +65,63 @@ class Cluster:
             "RAY_metrics_report_interval_ms": "1000",
         }
 
-    def start_node(self, *options: str) -> None:
-        """Start a head or worker that lives until the cluster ends."""
+    def start_head(self, *options: str) -> None:
+        """Start the head and wait until it answers."""
+        self._start(
+            *options,
+            f"--port={self.gcs_port}",
+            "--node-ip-address=127.0.0.1",
+            f"--dashboard-port={self.dashboard_port}",
+            f"--metrics-export-port={self.metrics_port}",
+            f"--ray-client-server-port={free_port()}",
+            f"--temp-dir={self.folder}",
+        )
+        until(self._answers, "the head is up", self)
+
+    def start_worker(self, *options: str) -> None:
+        """Start one more node."""
+        self._start(
+            *options,
+            f"--address=127.0.0.1:{self.gcs_port}",
+            "--node-ip-address=127.0.0.1",
+            f"--metrics-export-port={free_port()}",
+        )
+
+    def asked(self, path: str) -> Any:
+        """Return what the dashboard answers to somebody with the token."""
+        headers = {"Authorization": f"Bearer {self.token_path.read_text()}"}
+        request = urllib.request.Request(self.url + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.loads(answer.read())
+
+    def listed(self, what: str) -> list[dict[str, Any]]:
+        """Return the newest nodes, actors or tasks."""
+        found = self.asked(f"/api/v0/{what}?limit=1000")["data"]["result"]["result"]
+        return list(found)
+
+    def num_nodes(self) -> int:
+        """Return the number of living nodes."""
+        return sum(node["state"] == "ALIVE" for node in self.listed("nodes"))
+
+    def metrics(self) -> str:
+        """Return what the head exports for Prometheus."""
+        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            text: str = answer.read().decode()
+        return text
+
+    def _answers(self) -> bool:
+        try:
+            return isinstance(self.asked("/api/jobs/"), list)
+        except OSError:
+            return False
+
+    def _start(self, *options: str) -> None:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
+        agent = f"--dashboard-agent-listen-port={free_port()}"
         with open(self.folder / f"node{len(self.nodes)}.log", "wb") as log:
             node = subprocess.Popen(
-                [*command, "--num-cpus=2", "--object-store-memory=100000000"],
+                [*command, "--num-cpus=2", "--object-store-memory=100000000", agent],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -72,18 +129,6 @@ class Cluster:
                 start_new_session=True,
             )
         self.nodes.append(node)
-
-    def ask(self, path: str) -> int:
-        """Return the status by which the dashboard answers to somebody with the token."""
-        token = self.token_path.read_text()
-        request = urllib.request.Request(
-            self.url + path, headers={"Authorization": f"Bearer {token}"}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            return error.code
 
     def said(self) -> str:
         """Return what the nodes printed."""
@@ -106,52 +151,27 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running_cluster(num_workers: int = 0) -> Iterator[Cluster]:
-    """Yield a cluster of a head and some more nodes, all on this machine's loopback."""
-    folder = Path(tempfile.mkdtemp(prefix="tk-", dir="/tmp"))
+def bare_cluster() -> Iterator[Cluster]:
+    """Yield a cluster that has no node yet; whatever is started ends with the context."""
+    folder = Path(tempfile.mkdtemp(prefix="tk-", dir="/tmp"))  # short: sockets lie in it
     (folder / "home").mkdir()
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    gcs, dashboard, metrics = free_port(), free_port(), free_port()
-    cluster = Cluster(
-        folder,
-        f"127.0.0.1:{gcs}",
-        f"http://127.0.0.1:{dashboard}",
-        f"http://127.0.0.1:{metrics}/metrics",
-        token,
-    )
+    cluster = Cluster(folder, free_port(), free_port(), free_port(), token)
     try:
-        cluster.start_node(
-            "--head",
-            f"--port={gcs}",
-            "--node-ip-address=127.0.0.1",
-            "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}",
-            f"--metrics-export-port={metrics}",
-            f"--dashboard-agent-listen-port={free_port()}",
-            f"--ray-client-server-port={free_port()}",
-            f"--temp-dir={folder}",
-        )
-        until(lambda: _answers(cluster), "the head is up", cluster)
-        for _ in range(num_workers):
-            cluster.start_node(
-                f"--address={cluster.gcs}",
-                "--node-ip-address=127.0.0.1",
-                f"--metrics-export-port={free_port()}",
-                f"--dashboard-agent-listen-port={free_port()}",
-            )
         yield cluster
     finally:
         cluster.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _answers(cluster: Cluster) -> bool:
-    try:
-        return cluster.ask("/api/jobs/") == 200
-    except OSError:
-        return False
+@contextlib.contextmanager
+def running_cluster() -> Iterator[Cluster]:
+    """Yield a head with two CPUs on this machine's loopback."""
+    with bare_cluster() as cluster:
+        cluster.start_head("--head", "--dashboard-host=127.0.0.1")
+        yield cluster
 
 
 def until(condition: Callable[[], object], what: str, cluster: Cluster) -> None:

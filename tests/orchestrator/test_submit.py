@@ -8,10 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,25 +35,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _asked(cluster: Cluster, path: str) -> Any:
-    headers = {"Authorization": f"Bearer {cluster.token_path.read_text()}"}
-    request = urllib.request.Request(cluster.url + path, headers=headers)
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.loads(answer.read())
-
-
-def _listed(cluster: Cluster, what: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = _asked(cluster, f"/api/v0/{what}?limit=1000")["data"]["result"][
-        "result"
-    ]
-    return found
-
-
-def _job(cluster: Cluster, job_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = _asked(cluster, f"/api/jobs/{job_id}")
-    return found
-
-
 def _job_ids(said: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"Job (tickets-\S+?)[:,]", said)))
 
@@ -68,7 +47,7 @@ def test_followed_to_its_end(cluster: Cluster, data: Path, tmp_path: Path) -> No
     assert first.returncode == 0, first.stdout + first.stderr
     assert "SUCCEEDED 6" in first.stdout and "6 file(s)" in first.stdout
     [job_id] = _job_ids(first.stdout)
-    known = _job(cluster, job_id)
+    known = cluster.asked(f"/api/jobs/{job_id}")
     info = SweepContext.open(sweep).info
     assert known["metadata"]["plan_hash"] == info.sweep_hash
     assert known["metadata"]["sweep"] == "mini" and known["metadata"]["mlflow"]
@@ -100,12 +79,6 @@ def test_without_the_token(cluster: Cluster, data: Path, tmp_path: Path, token: 
         assert done.returncode == 2, done.stdout + done.stderr
         assert said in done.stderr and "RAY_AUTH_TOKEN_PATH" in done.stderr
         assert done.stderr.count("\n") == 1 and done.stdout == ""
-
-
-def _metrics(cluster: Cluster) -> str:
-    with urllib.request.urlopen(cluster.metrics_url, timeout=20) as answer:
-        text: str = answer.read().decode()
-    return text
 
 
 def _driver(journal: Path) -> int:
@@ -140,13 +113,13 @@ def test_lost_driver_is_replaced_and_its_run_can_be_stopped(
         os.kill(first, signal.SIGKILL)
         until(lambda: _driver(journal) not in (0, first), "a trial runs again", cluster)
 
-        until(lambda: "ray_tickets_running{" in _metrics(cluster), "metrics", cluster)
-        text = _metrics(cluster)
-        assert re.search(r'ray_tickets_trials\{.*State="RUNNING".*\} 1|ray_tickets_trials', text)
-        assert 'sweep="long"' in text
-        actors = {actor["name"] for actor in _listed(cluster, "actors")}
+        until(lambda: "ray_tickets_running{" in cluster.metrics(), "metrics", cluster)
+        text = cluster.metrics()
+        for name in ("trials", "running", "waiting_seconds", "mirror_lag"):
+            assert re.search(rf'^ray_tickets_{name}\{{[^}}]*sweep="long"', text, re.MULTILINE)
+        actors = {actor["name"] for actor in cluster.listed("actors")}
         assert "tickets-gang0-rank0" in actors
-        assert "dense:toy:s1" in {task["name"] for task in _listed(cluster, "tasks")}
+        assert "dense:toy:s1" in {task["name"] for task in cluster.listed("tasks")}
 
         stopped = run(cluster, "stop", str(sweep), "--address", cluster.url, cwd=tmp_path)
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
