@@ -109,7 +109,7 @@ def _copy_in(
 
 
 def _of_model(index: int, model: ModelSpecYaml) -> list[LocalInput]:
-    if model.source.startswith(PACKAGE_PREFIX) or is_uri(model.source):
+    if model.files or model.source.startswith(PACKAGE_PREFIX) or is_uri(model.source):
         return []
     place = f"model '{model.name}'"
     is_local = Path(model.source).expanduser().is_dir()
@@ -120,7 +120,7 @@ def _of_model(index: int, model: ModelSpecYaml) -> list[LocalInput]:
     folder = model_folder(model.source, model.revision, place)
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     wanted = [name for name in names if any(fnmatch(name, one) for one in HUB_PATTERNS)]
-    return [LocalInput(("models", index, "source"), {name: folder / name for name in wanted})]
+    return [LocalInput(("models", index, "files"), {name: folder / name for name in wanted})]
 
 
 def _of_task(index: int, task: TaskSpec) -> list[LocalInput]:

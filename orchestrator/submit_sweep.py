@@ -69,9 +69,6 @@ def sweep_text(
     data = _plain(context.spec, places)
     for field, path in inputs.items():
         _set(data, field, below(places["store"], path))
-    for model in data["models"]:  # the hub's name told it, which a folder does not
-        has_pooler = context.models[model["name"]].prunable.has_pooler
-        model["prunable"] = "encoder+pooler" if has_pooler else "encoder"
     return _yaml(data)
 
 
