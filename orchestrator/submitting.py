@@ -17,11 +17,16 @@ from orchestrator.submit_inputs import local_inputs, upload
 from orchestrator.submit_sweep import SWEEP_FILE, control_text, sweep_text, written
 from orchestrator.sweep_context import SweepContext
 from search_spaces.canonical import content_key, short
-from search_spaces.errors import UserError
+from search_spaces.errors import Fault, SpecError, UserError
 from search_spaces.loading import load_sweep
 from search_spaces.places import masked
+from search_spaces.sweep import SweepSpec
 
 KIND_RUN, KIND_CONTROL = "run", "control"
+_SHARED = (
+    "Name a URI such as s3://bucket/tickets. If all nodes and this machine mount that folder at "
+    "the same place, add --shared-store; the run looks at every node."
+)
 _STATUS_S = 120.0  # for a job that only looks at a sweep or steers it
 
 
@@ -87,7 +92,7 @@ def prepare(
     places = written(sweep)
     context = SweepContext.open(sweep)
     if not is_shared:
-        refuse_local_places(context, jobs)
+        refuse_local_places(sweep, context.spec, jobs)
     running = [job for job in jobs_of(sweep, jobs) if not job.is_ended]
     if running:
         raise UserError(
@@ -98,21 +103,28 @@ def prepare(
     return Submission(jobs, context, sweep_text(context, places, inputs), python)
 
 
-def refuse_local_places(context: SweepContext, jobs: Jobs) -> None:
-    """Make sure that a store or database of this machine is not used by several.
+def refuse_local_places(sweep: Path, spec: SweepSpec, jobs: Jobs) -> None:
+    """Make sure that a store or database of one machine is not used by several.
 
     Raises:
-        UserError: It would be.
+        SpecError: It would be.
     """
-    spec, num_nodes = context.spec, jobs.num_nodes()
-    folder = Storage(spec.store).folder
-    if num_nodes < 2 or folder is None:
+    num_nodes, place = jobs.num_nodes(), str(sweep)
+    if num_nodes < 2:
         return
-    raise UserError(
-        f"store: '{folder}' is a folder, but the cluster has {num_nodes} nodes, whose trials all "
-        "read and write it. Name a URI such as s3://bucket/tickets. If all nodes and this machine "
-        "mount that folder at the same place, add --shared-store; the run looks at every node."
-    )
+    faults, folder = [], Storage(spec.store).folder
+    if folder is not None:
+        problem = (
+            f"'{folder}' is a folder, but the cluster has {num_nodes} nodes, whose trials all read "
+            "and write it."
+        )
+        faults.append(Fault(place, "store", problem, _SHARED))
+    if spec.tracking.uri.startswith("sqlite:"):
+        problem = f"is a database file, but the cluster has {num_nodes} nodes."
+        hint = "Name an MLflow server, http://host:5000, or add --shared-store likewise."
+        faults.append(Fault(place, "tracking.uri", problem, hint))
+    if faults:
+        raise SpecError(faults)
 
 
 def jobs_of(sweep: Path, jobs: Jobs) -> list[JobState]:

@@ -91,6 +91,22 @@ def test_object_store(data: Path, tmp_path: Path) -> None:
         assert there.models["tiny"].place.folder == place  # each node copies it for itself
 
 
+def test_glue_folder(data: Path, tmp_path: Path) -> None:
+    """A folder of all GLUE tasks sends the files of its one task, and plans the same trials."""
+    rows = [f"sentence number {number}\t{number % 2}" for number in range(80)]
+    folder = tmp_path / "glue" / "SST-2"
+    folder.mkdir(parents=True)
+    (folder / "train.tsv").write_text("\n".join(["sentence\tlabel", *rows[:60]]) + "\n")
+    (folder / "dev.tsv").write_text("\n".join(["sentence\tlabel", *rows[60:]]) + "\n")
+    (folder / "test.tsv").write_text("not needed")
+    source = {"kind": "glue-folder", "task": "sst2", "path": str(folder.parent)}
+    tasks = [{"name": "sst2", "source": source, "max_length": 24}]
+    context, text, _ = _sent(write_sweep(tmp_path, "glue-sweep", data, tasks=tasks))
+    shutil.rmtree(folder)
+    assert _opened(text, tmp_path / "job").info.sweep_hash == context.info.sweep_hash
+    assert not list((tmp_path / "glue-sweep-store").rglob("test.tsv"))
+
+
 def test_model_keeps_its_source(data: Path, tmp_path: Path) -> None:
     """Where the files lie is written beside the source: tickets name the model, not a store."""
     _, text, _ = _sent(write_sweep(tmp_path, "source", data))
