@@ -73,7 +73,7 @@ def submit(
     jobs = _jobs(address, insecure)
     sent = prepare(sweep, jobs, python, shared_store, (_note if as_json else typer.echo))
     if supervise:
-        raise typer.Exit(_supervised(sent.send, jobs, max_again))
+        raise typer.Exit(_supervised(sent.send, jobs, max_again, sweep))
     job_id = sent.send(0)
     if as_json:
         data = {"job": job_id, "plan": sent.plan_hash, "address": jobs.url}
@@ -112,8 +112,8 @@ def stop_job(sweep: Path, address: str, insecure: bool, python: str) -> None:
     if job.is_ended:
         raise UserError(f"{sweep}: {_line(job)} There is no run to stop.")
     code, said = control(sweep, jobs, python, "stop")
-    if code == 0 and _has_ended(jobs, job.job_id, STOP_S):
-        typer.echo(said, nl=False)
+    if _has_ended(jobs, job.job_id, STOP_S if code == 0 else 0.0):
+        typer.echo(said.rstrip() if code == 0 else _line(jobs.state(job.job_id)))
         return
     jobs.stop(job.job_id)
     if not _has_ended(jobs, job.job_id, STOP_S):
@@ -123,7 +123,7 @@ def stop_job(sweep: Path, address: str, insecure: bool, python: str) -> None:
     )
 
 
-def _supervised(send: Callable[[int], str], jobs: Jobs, max_again: int) -> int:
+def _supervised(send: Callable[[int], str], jobs: Jobs, max_again: int, sweep: Path) -> int:
     from orchestrator.supervising import supervise
 
     def sent(number: int) -> str:
@@ -134,7 +134,11 @@ def _supervised(send: Callable[[int], str], jobs: Jobs, max_again: int) -> int:
     def followed(job_id: str) -> JobState:
         return jobs.follow(job_id, _write, RECONNECT_S)
 
-    state = supervise(sent, followed, typer.echo, time.sleep, max_again)
+    try:
+        state = supervise(sent, followed, typer.echo, time.sleep, max_again)
+    except KeyboardInterrupt:
+        typer.echo(f"\nThe job goes on, but nobody supervises it.\n{_next(sweep, jobs)}")
+        return 130
     typer.echo(_line(state))
     return state.exit_code
 
@@ -143,7 +147,7 @@ def _followed(jobs: Jobs, job_id: str, sweep: Path) -> int:
     try:
         state = jobs.follow(job_id, _write)
     except KeyboardInterrupt:
-        typer.echo(f"\nThe job goes on. {_next(sweep, jobs)}")
+        typer.echo(f"\nThe job goes on.\n{_next(sweep, jobs)}")
         return 130
     typer.echo(_line(state))
     return state.exit_code

@@ -9,7 +9,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from orchestrator.storage import Storage
-from search_spaces.contracts import below
 from search_spaces.datafiles import files_of
 from search_spaces.errors import Fault, SpecError
 from search_spaces.inputs import INPUTS, MANIFEST, InputManifest, is_uri, manifest_of
@@ -170,8 +169,3 @@ def _of_transfer(spec: SweepSpec) -> list[LocalInput]:
 def safe_name(path: str) -> str:
     """Return a file's name as it may be called in a store; its suffix stays."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", Path(path).name).lstrip(".-") or "file"
-
-
-def place_of(store: str, path: str) -> str:
-    """Return how a sweep names something below its store, which it writes as ``store``."""
-    return below(store, path)

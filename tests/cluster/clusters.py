@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import secrets
 import shutil
@@ -21,6 +22,7 @@ from typing import Any
 import psutil
 
 PATIENCE_S = 120.0
+_PR_SET_PDEATHSIG = 1  # of Linux
 _REPOSITORY = Path(__file__).parents[2]
 
 
@@ -127,6 +129,7 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         self.nodes.append(node)
 
@@ -172,6 +175,11 @@ def running_cluster() -> Iterator[Cluster]:
     with bare_cluster() as cluster:
         cluster.start_head("--head", "--dashboard-host=127.0.0.1")
         yield cluster
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its parent dies, however that happens."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def until(condition: Callable[[], object], what: str, cluster: Cluster) -> None:
