@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 _PR_SET_PDEATHSIG = 1  # of Linux
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -206,7 +206,7 @@ def free_port() -> int:
 
 
 def run(
-    cluster: Cluster, *arguments: str, cwd: Path, timeout_s: float = 150, **changes: str
+    cluster: Cluster, *arguments: str, cwd: Path, timeout_s: float = 300, **changes: str
 ) -> subprocess.CompletedProcess[str]:
     """Run ``tickets`` as a user of the cluster does; ``changes`` are variables, "" for none."""
     environment = {**cluster.environment, **changes}

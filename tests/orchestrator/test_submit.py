@@ -135,7 +135,7 @@ def test_lost_driver_is_replaced_and_its_run_can_be_stopped(
 
         stopped = run(cluster, "stop", str(sweep), "--address", cluster.url, cwd=tmp_path)
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-        assert supervisor.wait(60) == 130
+        assert supervisor.wait(120) == 130
     finally:
         if supervisor.poll() is None:
             supervisor.kill()
