@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.growth import cluster_grows
 from cluster.resources import NodeResources, usable_cpus
+from cluster.tokens import make_private_token
 from search_spaces.errors import UserError
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
@@ -173,6 +174,7 @@ class Session:
 
     def _start_local(self, include_dashboard: bool) -> Any:
         # Ray itself turns on token authentication for a local instance.
+        make_private_token(os.environ)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ray.init(

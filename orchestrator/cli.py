@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -23,6 +23,7 @@ from orchestrator import (
     registry_commands,
     simulate_command,
     steering_commands,
+    submit_commands,
     sync_command,
     transfer_commands,
     watch_commands,
@@ -36,8 +37,7 @@ from orchestrator.journal_reader import open_reader
 from orchestrator.listeners import SweepOutcome
 from orchestrator.mending import mended
 from orchestrator.mirror_lag import describe_lag, lag_path, read_lag
-from orchestrator.plan import Plan
-from orchestrator.screens import plan_summary, show_plan, show_status
+from orchestrator.screens import plan_data, plan_summary, show_plan, show_status
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext, journal_path
 from search_spaces.canonical import canonical_json, short
@@ -45,6 +45,7 @@ from search_spaces.contracts import TrialState
 from search_spaces.errors import ClusterLostError, SpecError, UserError
 from search_spaces.explain import explain_difference
 from search_spaces.loading import load_sweep, show
+from search_spaces.places import masked
 
 app = typer.Typer(
     help="Search for winning lottery tickets in BERT: sweeps of fine-tune, prune, rewind.",
@@ -66,7 +67,7 @@ def validate(
     """Check a sweep, its models and its data; list every fault at once."""
     context = SweepContext.open(sweep)
     if show_all:
-        typer.echo(show(context.spec))
+        typer.echo(masked(show(context.spec)))
     for name, model in context.models.items():
         where = "with" if model.prunable.has_pooler else "without"
         typer.echo(
@@ -90,7 +91,7 @@ def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
     context = SweepContext.open(sweep)
     made = planned(context, Store(context.spec.store))
     if as_json:
-        typer.echo(json.dumps(_plan_data(made), indent=2))
+        typer.echo(json.dumps(plan_data(made), indent=2))
         return
     show_plan(Console(emoji=False), context.spec.name, made)
 
@@ -102,9 +103,11 @@ def run(
         bool,
         typer.Option("--take-over", help="Take over from a driver that shows no life any more."),
     ] = False,
+    expected: Annotated[str | None, typer.Option("--expect-plan", hidden=True)] = None,
 ) -> None:
     """Run a sweep on Ray; what is committed already is reused, so the same command resumes."""
     context = SweepContext.open(sweep)
+    context.require_plan(expected)
     spec, console = context.spec, Console(emoji=False)
     store = Store(spec.store)
     made = mended(context, store, lambda: planned(context, store))
@@ -130,7 +133,9 @@ def run(
     try:
         with CtrlC() as ctrl_c, LiveProgress(console, len(context.trials)) as progress:
             listeners = ListenerGroup([progress, tracking])
-            outcome = run_on_ray(context, listeners, say, ctrl_c.check, take_over)
+            outcome = run_on_ray(
+                context, listeners, say, ctrl_c.check, take_over, tracking.num_missing
+            )
     except KeyboardInterrupt:  # while Ray starts: no trial has begun
         say(_go_on(sweep))
         raise typer.Exit(130) from None
@@ -178,8 +183,17 @@ def report(
 
 
 @app.command()
-def status(sweep: SweepPath, as_json: AsJson = False) -> None:
+def status(
+    sweep: SweepPath,
+    as_json: AsJson = False,
+    address: submit_commands.Where = None,
+    insecure: submit_commands.Insecure = False,
+    python: submit_commands.Python = sys.executable,
+) -> None:
     """Show the state of every trial, from the sweep's journal; works while it runs."""
+    if address:
+        submit_commands.show_status(sweep, address, as_json, insecure, python)
+        return
     path = journal_path(load_sweep(sweep))
     with open_reader(path) as reader:
         rows, counts, meta = reader.trials(), reader.counts(), reader.meta()
@@ -222,6 +236,7 @@ def explain_key(
 
 
 # Listed after the commands above, in this order.
+app.add_typer(submit_commands.app)
 app.add_typer(watch_commands.app)
 app.add_typer(steering_commands.app)
 app.command()(doctor_commands.doctor)
@@ -247,20 +262,6 @@ def main() -> None:
     except UserError as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
-
-
-def _plan_data(made: Plan) -> dict[str, Any]:
-    return {
-        "num_run": made.num_run,
-        "num_reuse": made.num_reuse,
-        "num_wait": made.num_wait,
-        "num_skip": made.num_skip,
-        "num_train_steps": made.num_train_steps,
-        "device": made.device,
-        "device_hours": made.device_hours,
-        "critical_path_s": made.critical_path_s,
-        "rows": [vars(row) for row in made.rows],
-    }
 
 
 def _show_end(

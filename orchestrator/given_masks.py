@@ -10,6 +10,7 @@ from orchestrator.given_files import keep_mask, keep_source, kept_source
 from search_spaces.canonical import short
 from search_spaces.errors import Fault, UserError
 from search_spaces.given import GivenFacts, GivenSource
+from search_spaces.inputs import is_uri, local_path
 from search_spaces.sweep import SweepSpec
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _source(spec: SweepSpec, ref: str) -> tuple[GivenSource, dict[str, bytes], b
     """Return what a reference leads to, its files by mask, and whether it is a file or folder."""
     from orchestrator.ticket_files import find_ticket, is_local
 
+    if is_uri(ref):
+        return (*_read(find_ticket(str(local_path(ref)), spec.tracking.uri), ref), True)
     local = is_local(ref)
     kept = None if local else kept_source(spec.store, spec.name, spec.tracking.uri, ref)
     if kept is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from search_spaces.errors import UserError
 from search_spaces.trial import TrialSpec
 
 MARKER_SCHEMA = 1
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # no folder, nothing hidden
 
 
 class DamagedMarkerError(Exception):
@@ -68,7 +70,16 @@ def decode_marker(data: bytes, key: str) -> Marker:
         raise _other_version(str(error).splitlines()[0]) from error
     if (marker.result.trial_key, marker.spec.key) != (key, key):
         raise DamagedMarkerError("it is the marker of another trial")
+    _check_names(marker.result)
     return marker
+
+
+def _check_names(result: TrialResult) -> None:
+    """Refuse names that would lead a reader out of the attempt's folder."""
+    files = [*result.artifacts, *result.masks, *(info.name for info in result.artifacts.values())]
+    for name in (result.attempt, *files):
+        if not PLAIN_NAME.fullmatch(name):
+            raise DamagedMarkerError(f"it names {name!r}, which is no plain name")
 
 
 def _verified_body(data: bytes) -> Any:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from cluster.metrics import SweepMetrics
 from cluster.ray_executor import RayExecutor
 from cluster.session import Session
 from cluster.share import Sharing
@@ -15,7 +16,8 @@ from orchestrator.choices import policy_of
 from orchestrator.driver import run_sweep
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease
-from orchestrator.listeners import Listener, SweepOutcome
+from orchestrator.listeners import Listener, ListenerGroup, SweepOutcome
+from orchestrator.metrics_listener import MetricsListener
 from orchestrator.requests import compute_of, request_maker
 from orchestrator.retries import RetryRules, budgets_of
 from orchestrator.store import Store
@@ -29,6 +31,7 @@ def run_on_ray(
     announce: Callable[[str], None],
     check: Callable[[], None],
     take_over: bool = False,
+    lag: Callable[[], int] = lambda: 0,
 ) -> SweepOutcome:
     """Run all of a sweep's trials on the Ray cluster of RAY_ADDRESS, or on a local one.
 
@@ -38,6 +41,7 @@ def run_on_ray(
         announce: Told where things are.
         check: Called in every round of the driver's loop; may raise KeyboardInterrupt.
         take_over: Take the sweep over from a driver that shows no life any more.
+        lag: Asked how many results MLflow lacks.
 
     Raises:
         UserError: Another process runs the sweep or takes it over, or store or cluster cannot
@@ -57,6 +61,8 @@ def run_on_ray(
             refuse_unshared(ray, store.folder)
         announce(f"Ray: {ray.description}  dashboard: {ray.dashboard_url or 'not started'}")
         wanted = None if spec.resources.gangs == "auto" else spec.resources.gangs
+        metrics = SweepMetrics(spec.name)
+        told = MetricsListener(metrics, context.trials, journal.counts, lag)
         given = spec.resources
         life = GangLife(idle_release_s=given.idle_release_s, hang_limits=spec.retries.hang_after_s)
         sharing = Sharing(spec.name, given.priority, given.max_gangs)
@@ -68,7 +74,7 @@ def run_on_ray(
             executor,
             policy_of(spec, context.trials, store.read),
             budgets_of(spec.retries),
-            listener,
+            ListenerGroup([listener, told]),
             time.time,
             make_request,
             lambda: _check_both(lease, check),

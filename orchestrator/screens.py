@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
@@ -48,6 +48,21 @@ def plan_summary(plan: Plan) -> str:
         f"{plan.num_reuse} reused{skipped}; {plan.num_train_steps:,} steps, "
         f"about {plan.device_hours:.2f} {plan.device}-hours"
     )
+
+
+def plan_data(made: Plan) -> dict[str, Any]:
+    """Return a plan as plain data, for programs."""
+    return {
+        "num_run": made.num_run,
+        "num_reuse": made.num_reuse,
+        "num_wait": made.num_wait,
+        "num_skip": made.num_skip,
+        "num_train_steps": made.num_train_steps,
+        "device": made.device,
+        "device_hours": made.device_hours,
+        "critical_path_s": made.critical_path_s,
+        "rows": [vars(row) for row in made.rows],
+    }
 
 
 def show_status(

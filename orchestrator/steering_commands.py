@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from orchestrator.driver_life import DriverLife, driver_life
 from orchestrator.inbox import Command, Inbox, Verb
 from orchestrator.journal_lock import is_held
 from orchestrator.journal_reader import JournalReader, TrialRow, open_reader
+from orchestrator.submit_commands import Insecure, Python, Where, stop_job
 from orchestrator.sweep_context import journal_path
 from orchestrator.trial_names import GRAMMAR, completions, find_trials
 from search_spaces.contracts import TrialState
@@ -100,11 +102,20 @@ def retry(
 
 
 @app.command()
-def stop(sweep: SweepPath) -> None:
+def stop(
+    sweep: SweepPath,
+    address: Where = None,
+    insecure: Insecure = False,
+    python: Python = sys.executable,
+) -> None:
     """End the run of a sweep as Ctrl-C does: what is committed stays, running trials are given up.
 
-    Works from any terminal that sees the journal. The same 'tickets run' goes on later.
+    Works from any terminal that sees the journal, or with --address where it was submitted. The
+    same 'tickets run' or 'tickets submit' goes on later.
     """
+    if address:
+        stop_job(sweep, address, insecure, python)
+        return
     with open_reader(journal_path(load_sweep(sweep))) as reader:
         if not _life(reader).may_run:
             raise UserError(f"{sweep}: the sweep is {_life(reader).text}. There is no run to stop.")

@@ -140,6 +140,23 @@ class Storage:
             else:
                 self._write(target, data)
 
+    def copy_in(self, path: str, source: Path) -> str:
+        """Copy a file of this machine, whole in place of what may be there; return its sha256."""
+        target, digest = self._at(path), hashlib.sha256()
+        with self._explained("written"):
+            self._filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+            at = f"{target}.{secrets.token_hex(4)}{PARTIAL}" if self._is_folder else target
+            with (
+                source.open("rb") as stream,
+                self._filesystem.open_output_stream(at, compression=None) as out,
+            ):
+                while chunk := stream.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    out.write(chunk)
+            if self._is_folder:
+                os.replace(at, target)
+        return digest.hexdigest()
+
     def delete(self, path: str) -> None:
         """Delete a file; nothing happens when it is not there."""
         with self._explained("written"), self._absent_is_fine(path):

@@ -20,7 +20,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from orchestrator.markers import DamagedMarkerError, Marker, decode_marker, encode_marker
+from orchestrator.markers import (
+    PLAIN_NAME,
+    DamagedMarkerError,
+    Marker,
+    decode_marker,
+    encode_marker,
+)
 from orchestrator.storage import Storage
 from search_spaces.canonical import KEY_LENGTH, short
 from search_spaces.contracts import (
@@ -37,7 +43,6 @@ from search_spaces.trial import Outputs, TrialSpec
 COMMITTED = "COMMITTED.json"
 _EXTRA = re.compile(r"EXTRA-.*\.json")
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # no folder, nothing hidden
 _log = logging.getLogger(__name__)
 
 
@@ -112,7 +117,7 @@ class Store:
                 f"The result is of trial {short(result.trial_key)}, but the specification is "
                 f"that of {short(key)}."
             )
-        _require(_NAME, "attempt", result.attempt)
+        _require(PLAIN_NAME, "attempt", result.attempt)
         for name, info in result.artifacts.items():
             self._verify(f"results/{key}/attempts/{result.attempt}", name, info)
         is_published = self._publish_new(Marker.now(spec, result))
@@ -230,7 +235,7 @@ class Store:
 
     def _verify(self, folder: str, name: str, info: ArtifactInfo) -> None:
         """Refuse a file that is not what the result says."""
-        _require(_NAME, "file name", name)
+        _require(PLAIN_NAME, "file name", name)
         path = f"{folder}/{name}"
         (num_bytes,) = self._storage.sizes([path])
         if num_bytes != info.num_bytes:

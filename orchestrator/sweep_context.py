@@ -13,7 +13,7 @@ from search_spaces.errors import SpecError, UserError
 from search_spaces.expand import expand
 from search_spaces.loading import load_sweep, show
 from search_spaces.models import ModelFacts
-from search_spaces.places import cache_folder
+from search_spaces.places import cache_folder, masked
 from search_spaces.resolve import TaskFacts, resolve_sweep
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import Trial
@@ -52,7 +52,22 @@ class SweepContext:
     def info(self) -> SweepInfo:
         """What the journal remembers of the sweep."""
         keys = sorted(trial.key for trial in self.trials)
-        return SweepInfo(self.spec.name, content_key(keys), show(self.spec))
+        return SweepInfo(self.spec.name, content_key(keys), masked(show(self.spec)))
+
+    def require_plan(self, expected: str | None) -> None:
+        """Make sure that the trials are those that were planned where the sweep was submitted.
+
+        Raises:
+            UserError: They are not: code, data or models differ there and here.
+        """
+        found = self.info.sweep_hash
+        if expected in (None, found):
+            return
+        raise UserError(
+            f"The sweep '{self.spec.name}' was submitted with plan {short(str(expected))}, but "
+            f"here it is {short(found)}: its data, models or this project's version differ on this "
+            "machine. Install the same version on both sides and submit again."
+        )
 
     @property
     def journal_path(self) -> Path:

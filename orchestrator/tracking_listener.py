@@ -74,6 +74,10 @@ class TrackingListener(SilentListener):
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
+    def num_missing(self) -> int:
+        """Return the number of results that are committed and not yet mirrored."""
+        return len(self._results) - len(self._mirrored)
+
     def started(self, trial: Trial, attempt: str) -> None:
         """Remember the trial: verdicts must know of those that never end."""
         self._trials[trial.key] = trial

@@ -126,7 +126,9 @@ class TrialResult(Frozen):
 class ModelPlace(Frozen):
     """Where a model's files are; not part of any identity."""
 
-    folder: str = Field(description="Local folder with config.json, weights and tokenizer.")
+    folder: str = Field(
+        description="Folder, or URI of an input, with config.json, weights and tokenizer."
+    )
 
 
 class TaskPlace(Frozen):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from search_spaces.errors import Fault, SpecError
 from search_spaces.hub import check_columns, load_hub
+from search_spaces.inputs import local_path
 from search_spaces.places import cache_folder
 from search_spaces.tables import read_bytes, read_text
 from search_spaces.token_sources import FileWordsSource, TextHubSource, TextSource, WordsSource
@@ -33,7 +34,7 @@ def read_corpus(source: WordsSource, split: str) -> list[str]:
 def text_file(source: FileWordsSource, split: str) -> Path:
     """Return the file of a split; that of a builtin text is made if it is not there."""
     if isinstance(source, TextSource):
-        return Path(source.train if split == "train" else source.report).expanduser()
+        return local_path(source.train if split == "train" else source.report)
     from search_spaces import docstrings
 
     return docstrings.write_text(built_docstrings(), "train" if split == "train" else "dev")

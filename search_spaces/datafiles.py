@@ -13,6 +13,7 @@ from search_spaces.corpus import built_docstrings, check_apart, text_file
 from search_spaces.errors import Fault, SpecError
 from search_spaces.examples import Examples, RawSplit, checked_examples, finite_number, is_empty
 from search_spaces.hub import check_columns, load_hub
+from search_spaces.inputs import local_path
 from search_spaces.questions import squad_file
 from search_spaces.tables import (
     Columns,
@@ -130,7 +131,7 @@ def data_sha256(source: AnyTaskSource) -> str:
     """
     digest = hashlib.sha256(canonical_json(_reading_settings(source)).encode())
     for split in ("train", *report_splits(source)):
-        for path in _files(source, split):
+        for path in files_of(source, split):
             digest.update(f"\0{split}\0".encode())
             digest.update(hashlib.sha256(read_bytes(path)).digest())
     return digest.hexdigest()
@@ -145,7 +146,7 @@ def _reading_settings(source: AnyTaskSource) -> dict[str, Any]:
     return settings
 
 
-def _files(source: AnyTaskSource, split: str) -> list[Path]:
+def files_of(source: AnyTaskSource, split: str) -> list[Path]:
     """Return the files that hold a split; none for a task that is read from the hub."""
     if isinstance(source, GlueHubSource):
         return _mirror_files(source, split) if source.path else []
@@ -160,12 +161,12 @@ def _files(source: AnyTaskSource, split: str) -> list[Path]:
 
 def _file(source: GlueFolderSource | FilesSource | BuiltinSource, split: str) -> Path:
     if isinstance(source, FilesSource):
-        return Path(source.train if split == "train" else source.report).expanduser()
+        return local_path(source.train if split == "train" else source.report)
     if isinstance(source, BuiltinSource):
         return built_docstrings() / ("train.jsonl" if split == "train" else "dev.jsonl")
     task = GLUE[source.task]
     names = dict(zip(report_splits(source), task.report_files, strict=True))
-    folder = Path(source.path).expanduser()
+    folder = local_path(source.path)
     if (folder / task.folder).is_dir():
         folder = folder / task.folder
     return folder / ("train.tsv" if split == "train" else names[split])
@@ -223,7 +224,7 @@ def _settings(
 
 def _read_hub(source: GlueHubSource, split: str) -> RawSplit:
     place, names = _hub_place(source), _column_names(source)
-    where = str(Path(source.path).expanduser()) if source.path else GLUE_REPOSITORY
+    where = str(local_path(source.path)) if source.path else GLUE_REPOSITORY
     revision = None if source.path else source.revision
     hint = "Check the network, or give a local copy: path: <folder> or kind: glue-folder."
     rows = load_hub(where, source.task, _hub_split(source, split), revision, place, hint)
@@ -241,7 +242,7 @@ def _hub_split(source: GlueHubSource, split: str) -> str:
 
 
 def _mirror_files(source: GlueHubSource, split: str) -> list[Path]:
-    folder = Path(source.path or "").expanduser() / source.task
+    folder = local_path(source.path or "") / source.task
     return sorted(folder.glob(f"{_hub_split(source, split)}-*.parquet"))
 
 

@@ -16,6 +16,7 @@ from search_spaces.canonical import Frozen, content_key
 from search_spaces.checkpoint import TensorEntry, backbone_entries, read_header, theta0_sha256
 from search_spaces.contracts import ModelPlace
 from search_spaces.errors import Fault, SpecError, did_you_mean
+from search_spaces.inputs import is_uri
 from search_spaces.prunable import (
     POOLER,
     READ_EACH_TOKEN,
@@ -94,6 +95,9 @@ class ModelSpecYaml(Frozen):
     revision: str | None = Field(
         default=None, pattern="^[0-9a-f]{40}$", description="Commit on the hub: 40 hex digits."
     )
+    files: str | None = Field(
+        default=None, description="Where its files lie, if not at source: of a submitted sweep."
+    )
     theta0_sha256: str | None = Field(
         default=None, pattern="^[0-9a-f]{64}$", description="Pin: other weights are refused."
     )
@@ -124,15 +128,11 @@ class ModelFacts:
 def resolve_model(spec: ModelSpecYaml) -> ModelFacts:
     """Find a model's files and name it by content.
 
-    Args:
-        spec: The model as the sweep names it.
-
     Raises:
-        SpecError: The files cannot be had, the model is no supported BERT, weights or
-            configuration are missing or contradict each other, or the pin does not fit.
+        SpecError: The files cannot be had, contradict each other or the pin, or are no BERT's.
     """
-    place = f"model '{spec.name}'"
-    folder = model_folder(spec.source, spec.revision, place)
+    place, at = f"model '{spec.name}'", spec.files or spec.source
+    folder = model_folder(at, spec.revision, place)
     config = read_config(folder)
     header, entries = read_header(folder), backbone_entries(folder)
     _check_backbone(folder, config, entries)
@@ -150,7 +150,8 @@ def resolve_model(spec: ModelSpecYaml) -> ModelFacts:
         prunable_sha256=prunable.sha256,
         num_prunable=prunable.num_weights,
     )
-    return ModelFacts(identity, ModelPlace(folder=str(folder)), prunable, config)
+    where = ModelPlace(folder=at if is_uri(at) else str(folder))
+    return ModelFacts(identity, where, prunable, config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -196,10 +197,7 @@ def num_layers_of(config: Mapping[str, Any]) -> int:
 
 
 def max_tokens(config: Mapping[str, Any]) -> int:
-    """Return the largest number of tokens that a model has positions for.
-
-    The RoBERTa family's positions begin after the padding token's id.
-    """
+    """Return the number of positions for tokens; RoBERTa's begin after the padding token's id."""
     positions = int(config.get("max_position_embeddings", 512))
     offset = FAMILIES[config["model_type"]].position_offset
     return positions if offset is None else positions - int(config.get("pad_token_id", 1)) - offset

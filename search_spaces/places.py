@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 CACHE_VARIABLE = "TICKETS_CACHE"
-_SECRETS = "password|passwd|pwd|token|access_key|secret_key"  # options of URIs
+_SECRETS = "password|passwd|pwd|token|secret|secret_key|access_key|signature|sig|credential"
 
 
 def cache_folder() -> Path:
@@ -19,11 +19,12 @@ def cache_folder() -> Path:
 
 
 def absolute(path: str) -> str:
-    """Return a path without ``~`` and independent of the current folder."""
-    return str(Path(path).expanduser().absolute())
+    """Return a path without ``~`` and independent of the current folder; a URI as it is."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def masked(text: str) -> str:
-    """Return a URI, or a text with URIs in it, without the credentials."""
+    """Return a URI, or a text with URIs and headers in it, without the credentials."""
     text = re.sub(r":(//)?\S*@", r":\1***@", text)
+    text = re.sub(r"(?i)\b(bearer) [\w.+/=-]{8,}", r"\1 ***", text)
     return re.sub(rf"(?i)({_SECRETS})=[^&\s'\"]*", r"\1=***", text)

@@ -12,6 +12,7 @@ from typing import Any
 from search_spaces.errors import Fault, SpecError
 from search_spaces.examples import MAX_FAULTS_PER_SPLIT
 from search_spaces.hub import check_columns, load_hub
+from search_spaces.inputs import local_path
 from search_spaces.tables import read_bytes
 from search_spaces.token_sources import (
     SQUAD_CONFIG,
@@ -72,7 +73,7 @@ def read_questions(source: AnswersSource, split: str) -> list[Question]:
 
 def squad_file(source: SquadSource, split: str) -> Path:
     """Return the file of a split."""
-    return Path(source.train if split == "train" else source.report).expanduser()
+    return local_path(source.train if split == "train" else source.report)
 
 
 def context_hashes(questions: Sequence[Question]) -> list[bytes]:

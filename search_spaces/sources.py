@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from search_spaces.errors import Fault, SpecError
+from search_spaces.inputs import local_path
 
 PACKAGE_PREFIX = "package:"
 # Import name -> what to install, for the packages that are known to carry weights.
@@ -35,7 +36,8 @@ def model_folder(source: str, revision: str | None, place: str) -> Path:
     """Return the local folder of a model's files, fetching them from the hub if need be.
 
     Args:
-        source: ``package:<module or distribution>/<path>``, a folder, or a hub name.
+        source: ``package:<module or distribution>/<path>``, a folder, the URI of an input of a
+            store, or a hub name.
         revision: Commit on the hub; None = its newest.
         place: What faults are shown under, for example ``models[0]``.
 
@@ -44,7 +46,7 @@ def model_folder(source: str, revision: str | None, place: str) -> Path:
     """
     if source.startswith(PACKAGE_PREFIX):
         return _package_folder(source.removeprefix(PACKAGE_PREFIX), place)
-    folder = Path(source).expanduser()
+    folder = local_path(source)
     if folder.is_dir():
         return folder.absolute()
     if source.startswith((".", "/", "~")) or not _HUB_NAME.match(source):

@@ -65,7 +65,7 @@ class MaskEntry(Frozen):
     """One mask of a ticket: of one search seed."""
 
     seed: int = Field(description="Of the lineage that made the mask.")
-    file: str
+    file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", description="In its folder.")
     sha256: str = Field(description="Of the mask: prunable set and bits, not of the file.")
     select_score: float = Field(description="Mean over the finals that trained under it.")
     sparsity_per_matrix: dict[str, float]

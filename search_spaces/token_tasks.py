@@ -14,6 +14,7 @@ from search_spaces.contracts import TaskPlace
 from search_spaces.datafiles import data_sha256
 from search_spaces.errors import Fault, SpecError
 from search_spaces.heads import word_head_prefix, word_head_sha256
+from search_spaces.inputs import local_path
 from search_spaces.models import ModelFacts
 from search_spaces.places import absolute, cache_folder
 from search_spaces.splits import AnySelectRule
@@ -85,7 +86,7 @@ def resolve_token_task(
 
 def _facts(task: TaskSpec, select: AnySelectRule, model: ModelFacts, sha256: str) -> TaskFacts:
     counts = _counts(task, select, model, sha256)
-    folder, source = Path(model.place.folder), task.source
+    folder, source = local_path(model.place.folder), task.source
     is_words = isinstance(source, WordsSource)
     identity = TaskIdentity(
         problem=problem_of(source),
@@ -112,7 +113,7 @@ def _facts(task: TaskSpec, select: AnySelectRule, model: ModelFacts, sha256: str
 def _check_fits(task: TaskSpec, name: str, model: ModelFacts) -> None:
     """Refuse a model that the task's head does not fit."""
     place, family = f"model '{name}'", model.identity.family
-    pieces = word_pieces(Path(model.place.folder))
+    pieces = word_pieces(local_path(model.place.folder))
     if isinstance(task.source, AnswersSource):
         check_room(task.source, pieces, task.max_length, f"task '{task.name}'")
         return
@@ -142,7 +143,7 @@ def _counts(task: TaskSpec, select: AnySelectRule, model: ModelFacts, sha256: st
         return Counts(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):  # not there, or not whole
         pass
-    counts = _counted(task, select, Path(model.place.folder))
+    counts = _counted(task, select, local_path(model.place.folder))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(asdict(counts)))

@@ -14,12 +14,14 @@ import torch
 from search_spaces.contracts import (
     ArtifactInfo,
     MaskArtifact,
+    ModelPlace,
     NumericsClass,
     Proof,
     Reporter,
     TrialRequest,
     TrialResult,
 )
+from search_spaces.inputs import local_path
 from search_spaces.prunable import READ_EACH_TOKEN
 from search_spaces.tasks import secondary_metrics, task_source
 from search_spaces.trial import CARRY_ARTIFACT, INPUT_MASK_ARTIFACT, TrialSpec, weights_artifact
@@ -66,6 +68,7 @@ class TrialRunner:
         """
         clock = Stopwatch(reporter)
         clock.phase("load")
+        request = _here(request)
         try:
             engine = self._engines.engine(request)
             result = run_trial(request, engine, reporter, clock)
@@ -74,6 +77,12 @@ class TrialRunner:
             raise
         engine.release()
         return result
+
+
+def _here(request: TrialRequest) -> TrialRequest:
+    """Return a request that names the model by a folder of this node, copied there if need be."""
+    place = ModelPlace(folder=str(local_path(request.model.folder)))
+    return request.model_copy(update={"model": place})
 
 
 def run_trial(

@@ -125,6 +125,10 @@ def test_the_end_names_the_best_ticket_and_the_flags(tmp_path: Path) -> None:
         ("postgresql://me:secret@host/db", "postgresql://***@host/db"),
         ("https://host:5000/path", "https://host:5000/path"),
         ("sqlite:///runs/mlflow.db", "sqlite:///runs/mlflow.db"),
+        ("s3://key:secret@bucket/a?region=x", "s3://***@bucket/a?region=x"),
+        ("https://host/a?sig=abc&x=1", "https://host/a?sig=***&x=1"),
+        ("Authorization: Bearer 0123456789abcdef", "Authorization: Bearer ***"),
+        ("a basic tokenization of bearers", "a basic tokenization of bearers"),
     ],
 )
 def test_passwords_are_not_printed(uri: str, shown: str) -> None:

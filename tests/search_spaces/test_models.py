@@ -421,7 +421,7 @@ def test_a_known_package_is_named_with_its_pin(tmp_path: Path) -> None:
     site = [path for path in sys.path if "site-packages" in path and (Path(path) / "cognition")]
     hide = f"import sys; sys.path[:] = [p for p in sys.path if p not in {site}]\n"
     found = subprocess.run(
-        [sys.executable, "-c", "import yaml, pydantic\n" + hide + code],
+        [sys.executable, "-c", "import yaml, search_spaces.inputs\n" + hide + code],
         capture_output=True,
         text=True,
         cwd=root,

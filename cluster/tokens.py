@@ -1,0 +1,123 @@
+"""Ray's token: found as Ray finds it, made privately, and demanded beyond this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from search_spaces.errors import UserError
+
+MODE_VARIABLE = "RAY_AUTH_MODE"
+TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
+PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
+_DEFAULT = "~/.ray/auth_token"
+NEXT_STEP = (
+    f"Set {PATH_VARIABLE} to a file with the cluster's token (on its head: 'ray get-auth-token'), "
+    "mode 0600"
+)
+
+
+def find_token(environment: Mapping[str, str]) -> str | None:
+    """Return the token that Ray's programs would use here; None where there is none.
+
+    Args:
+        environment: Variables; ``RAY_AUTH_TOKEN``, else the file of ``RAY_AUTH_TOKEN_PATH``, else
+            ``~/.ray/auth_token``; none where ``RAY_AUTH_MODE`` is ``disabled``.
+
+    Raises:
+        UserError: The file that a variable names cannot be read, or is empty.
+    """
+    if environment.get(MODE_VARIABLE, "").lower() == "disabled":
+        return None
+    if token := environment.get(TOKEN_VARIABLE, "").strip():
+        return token
+    if named := environment.get(PATH_VARIABLE):
+        return _read(Path(named).expanduser())
+    default = Path(_DEFAULT).expanduser()
+    return _read(default) if default.exists() else None
+
+
+def _read(path: Path) -> str:
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        problem = f"{PATH_VARIABLE}: the token file {path} cannot be read: {reason}."
+        raise UserError(f"{problem} {NEXT_STEP}.") from error
+    if not token:
+        raise UserError(f"{PATH_VARIABLE}: the token file {path} is empty. {NEXT_STEP}.")
+    return token
+
+
+def make_private_token(environment: Mapping[str, str]) -> None:
+    """Make the user's token where a local Ray would, but readable by nobody else.
+
+    Ray itself would write it with the permissions that the umask leaves.
+    """
+    mode = environment.get(MODE_VARIABLE, "token").lower()
+    if mode != "token" or environment.get(TOKEN_VARIABLE) or environment.get(PATH_VARIABLE):
+        return
+    path = Path(_DEFAULT).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:  # there is one, or none can be: Ray says so
+        return
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine alone."""
+    try:
+        found = {item[4][0] for item in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return bool(found) and all(
+        ipaddress.ip_address(str(a).split("%")[0]).is_loopback for a in found
+    )
+
+
+def checked_url(address: str) -> str:
+    """Return the URL of a cluster's dashboard, without a slash at its end.
+
+    Raises:
+        UserError: It is none.
+    """
+    try:
+        parts = urlsplit(address)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or parts.query or parts.fragment:
+        raise UserError(
+            f"--address is {address!r}, but must be the URL of the cluster's dashboard, such as "
+            "http://head:8265."
+        )
+    if parts.username or parts.password:
+        raise UserError(
+            "--address holds credentials, which other users of this machine could read. Leave "
+            f"them out. {NEXT_STEP}."
+        )
+    return address.rstrip("/")
+
+
+def require_token(url: str, token: str | None, is_insecure: bool) -> None:
+    """Make sure that a cluster beyond this machine is asked with a token.
+
+    Raises:
+        UserError: There is none: whoever reaches that port could run programs there.
+    """
+    host = str(urlsplit(url).hostname)
+    if token or is_insecure or is_loopback(host):
+        return
+    raise UserError(
+        f"--address {url}: no token for a cluster beyond this machine. Without one, everybody who "
+        f"reaches that port can run programs on it. {NEXT_STEP}; see docs/security.md. "
+        "To submit without a token all the same, add --insecure."
+    )

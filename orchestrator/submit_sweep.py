@@ -1,0 +1,123 @@
+"""The sweep as a cluster reads it: every place that only this machine knows is replaced."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.sweep_context import SweepContext
+from search_spaces.contracts import below
+from search_spaces.errors import Fault, SpecError
+from search_spaces.inputs import is_uri
+from search_spaces.loading import load_sweep, parse_sweep
+from search_spaces.places import absolute, masked
+from search_spaces.sweep import SweepSpec
+
+SWEEP_FILE = "sweep.yaml"
+_SQLITE = "sqlite:///"
+
+
+def written(path: Path) -> dict[str, str]:
+    """Return store and tracking URI as a valid sweep file writes them, ``${NAME}`` unreplaced.
+
+    Folders and databases of this machine are made absolute.
+
+    Raises:
+        SpecError: They hold credentials, or mean nothing on another machine.
+    """
+    spec = load_sweep(path)
+    data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    tracking = data.get("tracking") or {}
+    places = {
+        "store": _store(str(data.get("store", spec.store)), spec),
+        "tracking.uri": _tracking(str(tracking.get("uri", spec.tracking.uri)), spec),
+    }
+    faults = [
+        Fault(
+            str(path),
+            field,
+            "holds credentials, which would travel with the job.",
+            "Write them as ${NAME}, and set NAME in the environment of the cluster's nodes.",
+        )
+        for field, text in places.items()
+        if _holds_credentials(text)
+    ]
+    probe = below(places["store"], "x")
+    if not faults and parse_sweep(_with_store(data, probe)).store != below(spec.store, "x"):
+        problem = "has its options after '?' in a variable, but inputs lie before them."
+        faults = [Fault(str(path), "store", problem, "Write the options into the sweep.")]
+    if faults:
+        raise SpecError(faults)
+    return places
+
+
+def sweep_text(
+    context: SweepContext, places: Mapping[str, str], inputs: Mapping[tuple[str | int, ...], str]
+) -> str:
+    """Return the YAML of a sweep whose inputs lie in its store.
+
+    Args:
+        context: The sweep.
+        places: From :func:`written`.
+        inputs: Paths within the store by the field that names them.
+    """
+    data = _plain(context.spec, places)
+    for field, path in inputs.items():
+        _set(data, field, below(places["store"], path))
+    return _yaml(data)
+
+
+def control_text(path: Path) -> str:
+    """Return the YAML by which a cluster finds a sweep's journal, to look at it or steer it.
+
+    Raises:
+        SpecError: As :func:`written`.
+    """
+    return _yaml(_plain(load_sweep(path), written(path)))
+
+
+def _plain(spec: SweepSpec, places: Mapping[str, str]) -> dict[str, Any]:
+    data: dict[str, Any] = spec.model_dump(mode="json", exclude_none=True)
+    data["store"] = places["store"]
+    data["tracking"]["uri"] = places["tracking.uri"]
+    if "cache" in data:
+        data["cache"] = absolute(data["cache"])
+    return data
+
+
+def _holds_credentials(text: str) -> bool:
+    """Whether more than names of variables stands where credentials do."""
+    bare = re.sub(r"//[^/@:\s]*:?@", "//", re.sub(r"\$\{\w+\}", "", text))
+    return masked(bare) != bare
+
+
+def _store(text: str, spec: SweepSpec) -> str:
+    return text if is_uri(spec.store) else absolute(spec.store)
+
+
+def _tracking(text: str, spec: SweepSpec) -> str:
+    """Make a database's path absolute: a job runs in a folder that goes with it."""
+    uri = spec.tracking.uri
+    if not uri.startswith(_SQLITE):
+        return text
+    return _SQLITE + absolute(uri.removeprefix(_SQLITE))
+
+
+def _with_store(data: Mapping[str, Any], store: str) -> str:
+    return _yaml({**data, "store": store})
+
+
+def _set(data: Any, field: tuple[str | int, ...], value: str) -> None:
+    for step in field[:-1]:
+        data = data[step]
+    data[field[-1]] = value
+
+
+def _yaml(data: Mapping[str, Any]) -> str:
+    plain = copy.deepcopy(dict(data))  # without anchors where objects are shared
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
