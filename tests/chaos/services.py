@@ -48,6 +48,7 @@ class RayCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self._folder / "token"),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "15",  # not 60: nobody brings it back
             "RAY_raylet_start_wait_time_s": "120",  # the machine may be busy
         }
 
@@ -168,7 +169,11 @@ class TrackingServer:
             f"--port={self._port}",
             "--workers=1",
         ]
-        environment = {"HOME": str(self._folder), "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = {
+            "HOME": str(self._folder),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # starts further processes
+        }
         self._program = Program(
             ["-m", "mlflow", "server", *options], self._folder / "mlflow.log", environment
         )
