@@ -10,7 +10,7 @@ MINILM := $(VENV)/.installed-minilm
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv search search-minilm lint test test-slow bench bench-quick
+.PHONY: help venv search search-minilm lint test test-slow chaos bench bench-quick
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -43,6 +43,10 @@ test: $(STAMP) lint  ## Run lint, then every test that is neither slow nor needs
 
 test-slow: $(MINILM)  ## Run the slow tests that need no GPU
 	$(BIN)/python -m pytest -m "slow and not gpu" -q
+
+chaos: $(STAMP)  ## Kill processes of real sweeps at seeded moments, and try thousands of mishaps
+	$(BIN)/python -m tests.chaos
+	TICKETS_CASES=2000 $(BIN)/python -m pytest -q tests/orchestrator/test_random_sweeps.py
 
 bench: $(STAMP)  ## Measure against named peers, 40 minutes; rewrite docs/benchmarks.md
 	$(BIN)/python -m benchmarks

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.lease_record import LeaseRecord, decode_lease
+from orchestrator.steady_clock import elapsed_s
 from orchestrator.storage import Storage
 from search_spaces.canonical import short
 from search_spaces.errors import UserError
@@ -106,7 +106,7 @@ class Lease:
         storage, path = Storage(uri), lease_path(name, sweep_hash)
         record = LeaseRecord.new(timing.term_s)
         for _ in range(_TRIES):
-            began = _elapsed_s()
+            began = elapsed_s()
             if storage.publish_once(path, record.encode(), timing.settle_s):
                 return cls(storage, path, record, timing, began)
             found = storage.read(path)
@@ -114,7 +114,7 @@ class Lease:
                 continue
             _require_over(storage, path, found, take_over, say, timing)
             if storage.read(path) == found:  # else given back, or somebody else was quicker
-                began = _elapsed_s()
+                began = elapsed_s()
                 _replace(storage, path, record, timing.settle_s)
                 return cls(storage, path, record, timing, began)
         raise UserError(
@@ -125,7 +125,7 @@ class Lease:
     @property
     def is_current(self) -> bool:
         """Whether nobody can have taken over: the last heartbeat is younger than the term."""
-        return not self._lost and _elapsed_s() - self._renewed_at < self._timing.term_s
+        return not self._lost and elapsed_s() - self._renewed_at < self._timing.term_s
 
     def check(self) -> None:
         """Do nothing unless another driver has taken over.
@@ -142,7 +142,7 @@ class Lease:
         Raises:
             UserError: The store cannot be used at the moment; the lease is not lost by that.
         """
-        began, following = _elapsed_s(), self._record.next()
+        began, following = elapsed_s(), self._record.next()
         found = self._storage.read(self._path)
         if found is None:  # somebody deleted the file
             settle_s = self._timing.settle_s
@@ -254,13 +254,6 @@ def _replace(storage: Storage, path: str, record: LeaseRecord, settle_s: float) 
             f"{storage.shown(path)}: this sweep was taken over at the same moment by "
             f"{_who(holder)}. Follow it there with 'tickets status'."
         )
-
-
-def _elapsed_s() -> float:
-    """Return seconds since some moment; they also pass while the machine sleeps, as on Linux."""
-    if sys.platform == "linux":
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
 
 
 def _who(holder: LeaseRecord | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from orchestrator.listeners import Listener, ListenerGroup, SweepOutcome
 from orchestrator.metrics_listener import MetricsListener
 from orchestrator.requests import compute_of, request_maker
 from orchestrator.retries import RetryRules, budgets_of
+from orchestrator.steady_clock import SteadyClock
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from search_spaces.errors import UserError
@@ -52,9 +52,10 @@ def run_on_ray(
     make_request = request_maker(spec, context.models, context.tasks, store, context.cache)
     context.given.keep(spec)
     info = context.info
+    clock = SteadyClock()
     with (
         Lease.acquire(store.uri, info.name, info.sweep_hash, take_over, announce) as lease,
-        Journal.open(context.journal_path, info, time.time()) as journal,
+        Journal.open(context.journal_path, info, clock()) as journal,
         Session() as ray,
     ):
         if ray.is_multi_node and store.folder:
@@ -75,7 +76,7 @@ def run_on_ray(
             policy_of(spec, context.trials, store.read),
             budgets_of(spec.retries),
             ListenerGroup([listener, told]),
-            time.time,
+            clock,
             make_request,
             lambda: _check_both(lease, check),
             RetryRules.of(spec.retries),

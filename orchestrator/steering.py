@@ -159,7 +159,8 @@ class Steering:
         return Answer(command, True, f"{text}: nothing new starts{ending}.", paused=True)
 
     def _stop(self, command: Command) -> Answer:
-        if command.at < self._started_at:
+        # What comes after the first look was sent to this run, whatever the sender's clock says.
+        if self._is_first_look and command.at < self._started_at:
             return Answer(command, False, "It was meant for an earlier run, which has ended.")
         return Answer(command, True, "The run ends; what is committed stays.")
 

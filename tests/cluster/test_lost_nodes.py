@@ -10,6 +10,7 @@ from ray.exceptions import RayError
 from cluster.attempts import AttemptFailure
 from cluster.nodes import was_taken_away, with_lost_nodes
 from search_spaces.contracts import FailureClass
+from tests.cluster.hosts import why_not
 from tests.cluster.programs import told_by
 
 LOST_PEER = AttemptFailure(FailureClass.INFRASTRUCTURE, "connection reset by peer", "trace")
@@ -53,3 +54,29 @@ def test_drained_and_ended_nodes_are_preemption_on_a_real_cluster(tmp_path: Path
     assert all("which was taken away" in end["message"] for end in ends[1:3])
     assert float(ends[3]["took_s"]) < 45
     assert {"doctor": "a node that vanishes is noticed within 12 s."} in said
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_node_cut_off_its_network_is_replaced_and_its_zombie_refused(tmp_path: Path) -> None:
+    """The attempt there is given up and done elsewhere; what it still leaves counts for nothing."""
+    if reason := why_not():
+        pytest.skip(reason)
+    said = told_by(
+        "cut_off_node",
+        tmp_path,
+        RAY_health_check_failure_threshold="3",
+        RAY_health_check_period_ms="2000",
+        RAY_health_check_timeout_ms="2000",
+    )
+    assert 1 < said[0].pop("noticed_s") < 120
+    assert said == [
+        {
+            "failure": "infrastructure",
+            "zombie_was_alive": True,
+            "fresh_was_committed": True,
+            "zombie_was_refused": True,
+            "attempt": "fresh",
+            "late_answers": 0,
+        }
+    ]

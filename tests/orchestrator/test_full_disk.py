@@ -17,7 +17,8 @@ from orchestrator.storage import Storage
 from orchestrator.store import Store
 from search_spaces.contracts import TrialState
 from search_spaces.errors import UserError
-from tests.orchestrator.factories import finish, make_result, make_trial
+from tests.orchestrator.factories import finish, make_lineage, make_result, make_trial
+from tests.orchestrator.test_driver import World
 
 SWEEP = SweepInfo(name="toy", sweep_hash="h1", spec_yaml="")
 
@@ -103,3 +104,26 @@ def test_a_read_only_place_is_said_to_be_one(disk: Path) -> None:
         Journal.open(disk / "toy.sqlite", SWEEP, now=2.0)
     assert store.read(trial.key) is not None
     assert look_at_folder("store", disk).level == "fail"
+
+
+def test_a_sweep_whose_journals_disk_fills_ends_and_goes_on_later(
+    disk: Path, tmp_path: Path
+) -> None:
+    """It ends with the sentence and its executor closed; then nothing committed runs again."""
+    trials, world = make_lineage(num_rounds=4), World(tmp_path)
+    world.journal_path = disk / "journal.db"
+    fillers: list[Path] = []
+
+    def fill_after_one() -> None:
+        if world.store.trial_keys() and not fillers:
+            fillers.append(fill(disk))
+
+    with pytest.raises(UserError, match=r"journal\.db: .*The disk is full: free some space"):
+        world.run(trials, check=fill_after_one)
+    assert world.executor.num_closes == 1
+    done = set(world.store.trial_keys())
+    assert 1 <= len(done) < len(trials)
+    fillers[0].unlink()
+    assert world.run(trials).succeeded
+    assert not done.intersection(world.submitted)
+    assert {row.state for row in world.rows().values()} == {TrialState.SUCCEEDED}
