@@ -199,9 +199,11 @@ def _exists(path: str) -> bool:
 
 
 def _answer(address: str, answer: ray.ObjectRef) -> bool:
-    """Return what a node has answered by now."""
+    """Return what a node has answered by now; one that is gone is in nobody's way."""
     try:
         exists: bool = ray.get(answer, timeout=0)
+    except ray.exceptions.TaskUnschedulableError:  # the node has left meanwhile
+        return True
     except ray.exceptions.RayError as error:
         is_late = isinstance(error, ray.exceptions.GetTimeoutError)
         reason = f"no answer within {_LOOK_TIMEOUT_S:g} s" if is_late else _last_line(error)
