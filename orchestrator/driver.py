@@ -206,7 +206,7 @@ class _Drive:
     @property
     def _num_free(self) -> int:
         """Number of attempts that may be started now."""
-        is_held = self._cancelled or self._steering.is_paused or not self.may_start()
+        is_held = self._steering.is_paused or not self.may_start()
         return 0 if is_held else max(0, self.executor.num_slots - self._num_running)
 
     def _reuse(self, key: str, result: TrialResult) -> None:
@@ -234,13 +234,12 @@ class _Drive:
         self.listener.started(self.graph[key], attempt)
 
     def _deal_with_returned(self) -> None:
-        """Deal with every awaited outcome, and fill the slot that it frees before the next one."""
+        """Deal with every awaited outcome."""
         for outcome in self._returned.awaited(self._scheduler.state):
             if isinstance(outcome, Succeeded):
                 self._keep(outcome)
             else:
                 self._note_failure(outcome)
-            self._start_ready()
 
     def _keep(self, outcome: Succeeded) -> None:
         """Commit a result and release the trial's children, or fail the attempt."""

@@ -451,34 +451,11 @@ def test_a_request_that_cannot_be_made_fails_its_trial(world):
     assert outcome.failures[bad.key].failure is FailureClass.USER_ERROR
 
 
-class Always:
-    """A generator of no randomness: every trial takes a second."""
-
-    def choice(self, seconds):
-        return 1.0
-
-
-def test_a_slot_is_filled_before_the_next_result_is_dealt_with(world):
-    """Two trials end at once: the first one's child starts before the second one is committed."""
-    first, second = make_lineage(1, 2), make_lineage(2, 2)
-    world.run([*first, *second], num_slots=2, rng=Always())
-    told = [line for line in world.diary.lines if line[0] in ("started", "succeeded")]
-    assert told[2:6] == [
-        ("succeeded", first[0].key),
-        ("started", first[1].key),
-        ("succeeded", second[0].key),
-        ("started", second[1].key),
-    ]
-
-
 class Gardener:
     """Skips the rest of one lineage and adds one trial, once a given trial is in."""
 
     def __init__(self, trigger, skip, add):
         self.trigger, self.skip, self.add = trigger, skip, add
-
-    def heeds(self, key):
-        return key == self.trigger.key
 
     def on_result(self, graph, scheduler, trial, result):
         if trial.key != self.trigger.key:
