@@ -31,7 +31,7 @@ def test_node_that_does_not_see_a_store(ray_session: Session, tmp_path: Path) ->
 @pytest.mark.ray
 def test_a_node_that_leaves_while_it_is_asked_is_in_nobodys_way(ray_session: Session) -> None:
     """No trial will run there; what is wrong with it is not told as a missing installation."""
-    nowhere = NodeAffinitySchedulingStrategy("f" * 56, soft=False)
+    nowhere = NodeAffinitySchedulingStrategy("e" * 56, soft=False)
     answer = ray.remote(num_cpus=0, max_retries=0)(_exists).options(scheduling_strategy=nowhere)
     asked = answer.remote("/")
     ray.wait([asked], timeout=60)
