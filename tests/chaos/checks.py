@@ -118,26 +118,42 @@ def unexplained(events: Sequence[EventRow], hits: Sequence[Hit]) -> Iterator[str
     Each fault explains as many attempts as it can reach, of those that ran when it struck or that
     started before it could be noticed.
     """
-    left = [REACH[hit.fault.kind] for hit in hits]
-    for key in {event.key for event in events if event.kind == "started"}:
+    further: list[_Further] = []
+    for key in sorted({event.key for event in events if event.kind == "started"}):
         own = [event for event in events if event.key == key]
         starts = [event.at for event in own if event.kind == "started"]
-        for number, (start, following) in enumerate(pairwise(starts), 1):
-            if not _explain(start, following, hits, left):
-                yield f"{short(key)}: attempt {number} was followed by another without reason"
+        further += [_Further(key, n, *pair) for n, pair in enumerate(pairwise(starts), 1)]
         done = [event.id for event in own if event.kind in ("succeeded", "reused")]
         late = [event for event in own if event.kind == "started" and done and event.id > done[0]]
         if late:
             yield f"{short(key)} was started again after it was done"
+    for one in _left_over(further, hits):
+        yield f"{short(one.key)}: attempt {one.number} was followed by another without reason"
 
 
-def _explain(start: float, following: float, hits: Sequence[Hit], left: list[int]) -> bool:
-    """Take one attempt off a fault that explains it; return whether there was one."""
-    for number, hit in enumerate(hits):
-        if left[number] and start - _NOTICED_S < hit.at <= following:
-            left[number] -= 1
-            return True
-    return False
+@dataclass(frozen=True)
+class _Further:
+    """An attempt that was followed by another one: its number and when the two started."""
+
+    key: str
+    number: int
+    start: float
+    following: float
+
+    def may_be_of(self, hit: Hit) -> bool:
+        return self.start - _NOTICED_S < hit.at <= self.following
+
+
+def _left_over(further: Sequence[_Further], hits: Sequence[Hit]) -> list[_Further]:
+    """Return what remains when each fault, in order, takes what no later one could explain first.
+
+    Of intervals that hold a moment, those that end soonest: no other choice explains more.
+    """
+    left = sorted(further, key=lambda one: one.following)
+    for hit in sorted(hits, key=lambda hit: hit.at):
+        taken = [one for one in left if one.may_be_of(hit)][: REACH[hit.fault.kind]]
+        left = [one for one in left if one not in taken]
+    return left
 
 
 def _wrong_in_mlflow(

@@ -42,6 +42,7 @@ def test_an_attempt_more_needs_a_fault_that_can_end_attempts() -> None:
     thrice = events("started", "failed", "started", "failed", "started", "succeeded")
     (left,) = unexplained(thrice, [Hit(fault("rank"), at=15)])
     assert "attempt 2 was followed" in left
+    assert list(unexplained(thrice, [Hit(fault("driver"), at=35), Hit(fault("rank"), at=15)])) == []
 
 
 def test_what_is_done_may_not_start_again() -> None:

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray.util.placement_group import placement_group_table
+from ray.util.placement_group import (
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.state import list_actors, list_tasks
 
 from cluster.attempts import ConnectFunction
@@ -193,21 +197,31 @@ def _group_states() -> list[str]:
     return [group["state"] for group in placement_group_table().values()]
 
 
+class HeldCpu:
+    """One of the four CPUs, held by somebody who is no sweep and so gives way to none."""
+
+    def __init__(self) -> None:
+        self._group = placement_group([{"CPU": 1}])
+        ray.get(self._group.ready(), timeout=60)
+
+    def close(self) -> None:
+        """Set it free."""
+        remove_placement_group(self._group)
+
+
 @pytest.fixture
-def held_cpu(new_executor: NewExecutor) -> RayExecutor:
-    """Another sweep's executor, whose warm gang holds one of the four CPUs."""
-    holder = new_executor(ONE_RANK)
-    run(holder, "return:holds one CPU")
-    return holder
+def held_cpu(ray_session: Session) -> Iterator[HeldCpu]:
+    """Hold one CPU until it is closed, or the test's end."""
+    held = HeldCpu()
+    yield held
+    held.close()
 
 
 WIDE = Compute(num_ranks=1, num_threads=2)
 WIDE_PAIR = Compute(num_ranks=2, num_threads=2)
 
 
-def test_waiting_for_resources_is_no_failure(
-    new_executor: NewExecutor, held_cpu: RayExecutor
-) -> None:
+def test_waiting_for_resources_is_no_failure(new_executor: NewExecutor, held_cpu: HeldCpu) -> None:
     """A gang waits for its resources without limit; its time to start counts from having them."""
     life = GangLife(start_timeout_s=1.0)
     executor = new_executor(WIDE_PAIR, life=life, connect=never_connect)
@@ -224,9 +238,7 @@ def test_waiting_for_resources_is_no_failure(
     assert "did not start within 1 s of getting its resources" in outcome.message
 
 
-def test_gang_is_reserved_whole_or_not_at_all(
-    new_executor: NewExecutor, held_cpu: RayExecutor
-) -> None:
+def test_gang_is_reserved_whole_or_not_at_all(new_executor: NewExecutor, held_cpu: HeldCpu) -> None:
     """A gang that waits holds nothing, though one of its ranks has room; closing undoes the wait.
 
     Two sweeps that each held half a gang would wait for each other forever.
@@ -241,16 +253,16 @@ def test_gang_is_reserved_whole_or_not_at_all(
 
 
 def test_attempt_does_not_stay_with_a_gang_that_finds_no_room(
-    new_executor: NewExecutor, held_cpu: RayExecutor, tmp_path: Path
+    new_executor: NewExecutor, held_cpu: HeldCpu, tmp_path: Path
 ) -> None:
     """What waits for a second gang runs on the first as soon as that is free, and so on."""
     executor = new_executor(WIDE, num_gangs=2)
     gate = tmp_path / "gate"
     executor.submit(make_request(f"wait_for:{gate}", 0, WIDE))
     executor.submit(make_request("hold:0", 1, WIDE))
-    # For resources or, where the holder's claim has been read by now, for its turn.
-    eventually(lambda: not executor.wait(0.05) and _phases(executor)[0] == "train")
-    assert _phases(executor)[1].startswith("waiting ")
+    eventually(
+        lambda: not executor.wait(0.05) and _phases(executor) == ["train", "waiting for resources"]
+    )
     with pytest.raises(RuntimeError, match="taken"):
         executor.submit(make_request("hold:0", 2, WIDE))
     gate.touch()
