@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from search_spaces.contracts import (
 from search_spaces.models import ModelFacts
 from search_spaces.resolve import TaskFacts
 from search_spaces.trial import Outputs, PruneOutput, RandomMask, Role, Trial
-from tests.orchestrator.simulated import FakeClock
 from tests.workers.interrupted import with_checkpoints
 from tests.workers.requests import facts, request
 from tests.workers.running import ProcessGang, run_here
@@ -87,7 +87,7 @@ def run_on_ray(
             LadderPolicy(),
             DEFAULT_BUDGETS,
             listener,
-            FakeClock(),
+            time.time,
             make_request,
             rules=RetryRules(base_s=0.0),
         )
