@@ -128,14 +128,11 @@ def run(
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    behind = lag_path(context.journal_path)
-    tracking = TrackingListener(tracker, spec, store, say, lag_path=behind)
+    tracking = TrackingListener(tracker, spec, store, say, lag_path=lag_path(context.journal_path))
     try:
         with CtrlC() as ctrl_c, LiveProgress(console, len(context.trials)) as progress:
-            listeners = ListenerGroup([progress, tracking])
-            outcome = run_on_ray(
-                context, listeners, say, ctrl_c.check, take_over, tracking.num_missing
-            )
+            both = ListenerGroup([progress, tracking])
+            outcome = run_on_ray(context, both, say, ctrl_c.check, take_over, tracking.num_missing)
     except KeyboardInterrupt:  # while Ray starts: no trial has begun
         say(_go_on(sweep))
         raise typer.Exit(130) from None
@@ -204,10 +201,9 @@ def status(
         said = {"sweep": meta["name"], "trials": data, "mirror": lag and lag.fields(now)}
         typer.echo(json.dumps(said, indent=2, default=str))
         return
-    console = Console(emoji=False)
-    show_status(console, meta["name"], rows, counts, has_ended(path), failures)
+    show_status(Console(emoji=False), meta["name"], rows, counts, has_ended(path), failures)
     if lag:
-        console.print(describe_lag(lag, now), highlight=False, soft_wrap=True)
+        typer.echo(describe_lag(lag, now))
 
 
 @app.command("explain-key")

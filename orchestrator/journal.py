@@ -128,11 +128,6 @@ class Journal(JournalReader):
         with self._transaction():
             self._event(now, key, kind, payload)
 
-    def heartbeat(self, now: float) -> None:
-        """Write that the orchestrator is alive."""
-        with self._transaction():
-            self._set_meta({"heartbeat": now})
-
     def show_life(self, vitals: Mapping[str, Any], now: float) -> None:
         """Write that the orchestrator is alive, and how the running attempts get on.
 

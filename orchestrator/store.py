@@ -191,11 +191,6 @@ class Store:
             if record is not None:
                 yield record
 
-    def specs(self) -> Iterator[TrialSpec]:
-        """Yield the specification of every committed trial, in the order of the keys."""
-        for record in self.records():
-            yield record.spec
-
     def quarantine(self, key: str, reason: str) -> tuple[str, ...]:
         """Withdraw a trial's markers, so that it is run again; its files stay where they are.
 

@@ -30,6 +30,16 @@ class Found:
 
 def processes_of(session: int) -> Iterator[Found]:
     """Yield the processes of a session that have not ended."""
+    return _living(session, field=3)
+
+
+def in_group(group: int) -> Iterator[Found]:
+    """Yield the processes of a process group that have not ended."""
+    return _living(group, field=2)
+
+
+def _living(number: int, field: int) -> Iterator[Found]:
+    """Look for a number in a field of ``/proc/<pid>/stat``, counted from the state on."""
     for folder in Path("/proc").iterdir():
         try:
             stat = (folder / "stat").read_text() if folder.name.isdigit() else ""
@@ -37,7 +47,7 @@ def processes_of(session: int) -> Iterator[Found]:
             continue
         name, _, rest = stat.partition("(")[2].rpartition(")")
         fields = rest.split()
-        if fields and int(fields[3]) == session and fields[0] not in "ZX":
+        if fields and int(fields[field]) == number and fields[0] not in "ZX":
             yield Found(int(folder.name), name)
 
 

@@ -76,7 +76,7 @@ def test_a_committed_result_is_read_back_equal(store):
     assert store.read(trial.key) is None
     assert store.commit(result, trial.spec)
     assert store.read(trial.key) == result
-    assert list(store.specs()) == [trial.spec]
+    assert [record.spec for record in store.records()] == [trial.spec]
     assert store.trial_keys() == [trial.key]
     ref = store.artifact(trial.key, "mask-global-magnitude-200.arrow")
     name = "mask-global-magnitude-200.arrow"

@@ -20,6 +20,7 @@ from cluster.session import Session
 from orchestrator.store import Store
 from orchestrator.tracking_client import search_all
 from search_spaces.contracts import TrialResult, TrialState
+from tests.chaos.processes import in_group
 from tests.orchestrator.sweeps import (
     ended,
     make_source,
@@ -74,17 +75,7 @@ def runs_of(sweep: Path, condition: str) -> list[Run]:
 
 def living(group: int) -> list[str]:
     """Return the names of a process group's processes that have not ended."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            stat = (folder / "stat").read_text() if folder.name.isdigit() else ""
-        except OSError:  # it has ended meanwhile
-            continue
-        name, _, rest = stat.partition("(")[2].rpartition(")")
-        fields = rest.split()
-        if fields and int(fields[2]) == group and fields[0] != "Z":
-            found.append(name)
-    return found
+    return [found.name for found in in_group(group)]
 
 
 @dataclass(frozen=True)
@@ -330,7 +321,7 @@ class TestDamagedMask:
 
 
 def max_removed(store: Store) -> int:
-    return max(spec.num_removed for spec in store.specs())
+    return max(record.spec.num_removed for record in store.records())
 
 
 def flip_a_bit(path: Path) -> None:

@@ -105,7 +105,7 @@ def test_readers_see_what_is_written_while_it_is_written(path, store):
         journal.rebuild(TrialGraph([trial]), store, now=1.0)
         assert reader.counts()[TrialState.PENDING] == 1
         journal.record([Transition(trial.key, TrialState.RUNNING, "started")], now=2.0)
-        journal.heartbeat(7.5)
+        journal.show_life({}, 7.5)
         assert reader.counts()[TrialState.RUNNING] == 1
         meta = reader.meta()
         assert meta["pid"] == str(os.getpid())
