@@ -52,7 +52,7 @@ chaos: $(STAMP)  ## Kill processes of real sweeps at seeded moments, and try tho
 	$(BIN)/python -m tests.chaos --num $(CHAOS_SCHEDULES)
 	TICKETS_CASES=$(CHAOS_CASES) $(BIN)/python -m pytest -q tests/orchestrator/test_random_sweeps.py
 
-bench: $(STAMP)  ## Measure against named peers, 40 minutes; rewrite docs/benchmarks.md
+bench: $(STAMP)  ## Measure against named peers, most of an hour; rewrite docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 bench-quick: $(STAMP)  ## Measure fewer cases for a first look; write nothing
