@@ -20,6 +20,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 CONTROLS = ("minilm-controls", "minilm-mrpc")
 PROTOCOLS = ("minilm-code", "minilm-paper")
 TRANSFERS = ("minilm-transfer",)
+LOST_CELLS = ("minilm-lost-cells", "minilm-lost-cells-full")
 SEEDS = (1, 2, 3)
 DELTAS = {"minilm-controls": 0.02, "minilm-mrpc": 0.02}  # the others have the default
 
@@ -123,6 +124,42 @@ def test_foreign_cells_against_dense() -> None:
     assert not any(cell["dark"] for cell in foreign)
 
 
+def test_stopping_lost_cells_changes_no_verdict() -> None:
+    """Half of a table's runs say the same: each stopped cell is lost with all of its seeds, too."""
+    early, full = (read(name) for name in LOST_CELLS)
+    stopped = {row["key"] for row in early["stopped"]}
+    assert stopped and {row["key"] for row in full["trials"]} - stopped == {
+        row["key"] for row in early["trials"]
+    }
+    for split in ("select", "report"):
+        (before,), (after,) = (
+            [one["cells"] for one in record["transfers"]["tables"] if one["split"] == split]
+            for record in (early, full)
+        )
+        for one, whole in zip(before, after, strict=True):
+            if one["state"] == "lost_futility":
+                assert (one["n"], whole["n"]) == (1, len(SEEDS))
+                assert not whole["dark"] and not whole["noninferior"]
+            else:
+                assert one == whole
+    num_runs, num_all = (num_table_runs(record) for record in (early, full))
+    assert (num_runs, num_all) == (12, 24) and num_runs <= 0.55 * num_all
+    assert "12 of 24 (.50)" in page() and "24 of 36 (.67)" in page()
+
+
+def num_table_runs(record: Row) -> int:
+    """Return the trials of a table's cells, its targets' own tickets among them."""
+    (cells,) = (one["cells"] for one in record["transfers"]["tables"] if one["split"] == "select")
+    return sum(cell["n"] for cell in cells)
+
+
+@pytest.mark.parametrize("name", LOST_CELLS)
+def test_the_page_shows_the_lost_cells(name: str) -> None:
+    """Every line of both tables stands in docs/results.md."""
+    for line in results_tables.transfers(read(name), "select"):
+        assert line in page(), line
+
+
 @pytest.mark.parametrize("name", CONTROLS)
 def test_the_page_compares_imp_with_pruning_at_once(name: str) -> None:
     """Every line of the paired differences stands in docs/results.md."""
@@ -144,7 +181,9 @@ def test_the_page_shows_the_matrices(name: str) -> None:
         assert line in page(), line
 
 
-@pytest.mark.parametrize("name", (*CONTROLS, *PROTOCOLS, *TRANSFERS, "minilm-one-mask"))
+@pytest.mark.parametrize(
+    "name", (*CONTROLS, *PROTOCOLS, *TRANSFERS, *LOST_CELLS, "minilm-one-mask")
+)
 def test_the_sweeps_still_name_the_recorded_trials(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
