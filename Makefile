@@ -43,10 +43,10 @@ lint: $(STAMP)  ## Check style, formatting, types and the order of imports
 	$(BIN)/lint-imports
 
 test: $(STAMP) lint  ## Run lint, then every test that is neither slow nor needs a GPU
-	$(BIN)/python -m pytest -m "not slow and not gpu" -q
+	$(BIN)/python -m pytest -m "not slow and not gpu" -q --durations=10
 
 test-slow: $(MINILM)  ## Run the slow tests that need no GPU
-	$(BIN)/python -m pytest -m "slow and not gpu" -q
+	$(BIN)/python -m pytest -m "slow and not gpu" -q --durations=10
 
 chaos: $(STAMP)  ## Kill processes of real sweeps at seeded moments, and try thousands of mishaps
 	$(BIN)/python -m tests.chaos --num $(CHAOS_SCHEDULES)
