@@ -17,6 +17,7 @@ from search_spaces.sources import HUB_PATTERNS, PACKAGE_PREFIX, model_folder
 from search_spaces.sweep import SweepSpec
 from search_spaces.task_specs import TaskSpec
 from search_spaces.tasks import FilesSource, GlueFolderSource, GlueHubSource, report_splits
+from search_spaces.ticket_info import INFO_FILE
 from search_spaces.token_sources import SquadSource, TextSource
 
 _TWO_FILES = (FilesSource, TextSource, SquadSource)
@@ -108,15 +109,15 @@ def _copy_in(
 
 
 def _of_model(index: int, model: ModelSpecYaml) -> list[LocalInput]:
-    if model.files or model.source.startswith(PACKAGE_PREFIX) or is_uri(model.source):
+    place, at = f"model '{model.name}'", model.files or model.source
+    if at.startswith(PACKAGE_PREFIX) or is_uri(at):
         return []
-    place = f"model '{model.name}'"
-    is_local = Path(model.source).expanduser().is_dir()
+    is_local = Path(at).expanduser().is_dir()
     if not is_local and model.revision is None:
-        problem = f"is not given, but '{model.source}' is a model of the hub, which may change."
+        problem = f"is not given, but '{at}' is a model of the hub, which may change."
         hint = "Pin the commit: revision: <40 hex digits>."
         raise SpecError([Fault(place, "revision", problem, hint)])
-    folder = model_folder(model.source, model.revision, place)
+    folder = model_folder(at, model.revision, place)
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     wanted = [name for name in names if any(fnmatch(name, one) for one in HUB_PATTERNS)]
     return [LocalInput(("models", index, "files"), {name: folder / name for name in wanted})]
@@ -150,7 +151,7 @@ def _named(source: GlueFolderSource | GlueHubSource, paths: list[Path]) -> dict[
 
 
 def _of_transfer(spec: SweepSpec) -> list[LocalInput]:
-    from orchestrator.ticket_files import is_local
+    from orchestrator.ticket_files import find_ticket, is_local
 
     found = []
     for index, one in enumerate((spec.transfer.sources if spec.transfer else None) or ()):
@@ -159,8 +160,9 @@ def _of_transfer(spec: SweepSpec) -> list[LocalInput]:
         path = Path(one.mask).expanduser()
         field = ("transfer", "sources", index, "mask")
         if path.is_dir():
-            files = {item.name: item for item in path.iterdir() if item.is_file()}
-            found.append(LocalInput(field, {safe_name(name): at for name, at in files.items()}))
+            # What lies beside a ticket stays here: nobody has asked to copy that.
+            names = {INFO_FILE, *(mask.file for mask in find_ticket(one.mask).info().masks)}
+            found.append(LocalInput(field, {name: path / name for name in names}))
         else:
             found.append(LocalInput(field, {safe_name(path.name): path}, safe_name(path.name)))
     return found

@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 
 CACHE_VARIABLE = "TICKETS_CACHE"
-_SECRETS = "password|passwd|pwd|token|secret|secret_key|access_key|signature|sig|credential"
+_SECRETS = (
+    "password|passwd|passphrase|pwd|token|secret|secret_key|access_key|account_key|api_?key|"
+    "signature|sig|credential"
+)
 
 
 def cache_folder() -> Path:

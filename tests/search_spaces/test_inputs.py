@@ -104,6 +104,14 @@ def test_unreadable_file(tmp_path: Path) -> None:
         manifest_of({"absent.csv": tmp_path / "absent.csv"})
 
 
+@pytest.mark.parametrize("name", ["a b.csv", "../x", ".hidden", "a\nb"])
+def test_name_that_no_store_takes(tmp_path: Path, name: str) -> None:
+    """It is told before anything is copied."""
+    (tmp_path / "x").write_text("")
+    with pytest.raises(SpecError, match=r"(?s)x: is called .* no name in a store\. Use letters"):
+        manifest_of({name: tmp_path / "x"})
+
+
 @given(st.dictionaries(st.from_regex(r"\A[a-z]{1,5}\Z"), st.binary(max_size=8), max_size=4))
 def test_id_is_content(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> None:
     """An input's id depends on names and bytes, not on where and in which order the files lay."""
