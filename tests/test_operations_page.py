@@ -55,7 +55,7 @@ def test_commands_of_the_page(cluster: Cluster, tmp_path: Path) -> None:
 
     calls = [shlex.split(line)[1:] for line in lines() if line.startswith("tickets")]
     names = [call[0] for call in calls]
-    assert names == ["submit", "status", "stop", "submit"]
+    assert names == ["submit", "status", "logs", "stop", "submit"]
     refused = run(cluster, "submit", sweep.name, "--address", cluster.url, cwd=tmp_path)
     assert refused.returncode == 2 and "--shared-store" in refused.stderr
 
