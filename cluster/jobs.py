@@ -41,7 +41,7 @@ _FAILURES = (OSError, RuntimeError, aiohttp.ClientError, ray.exceptions.RayError
 _DIRECT = {"http": None, "https": None, "all": None}
 
 
-class _Client(JobSubmissionClient):
+class _Client(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types
     """Ray's client, but it does not wait without end, and asks nobody else than was named."""
 
     def _do_request(self, *args: Any, **options: Any) -> Any:

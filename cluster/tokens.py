@@ -43,8 +43,8 @@ def find_token(environment: Mapping[str, str]) -> str | None:
     if token := environment.get(TOKEN_VARIABLE, "").strip():
         return _checked(token, TOKEN_VARIABLE)
     if named := environment.get(PATH_VARIABLE):
-        return _read(Path(named).expanduser())
-    default = Path(_DEFAULT).expanduser()
+        return _read(Path(os.path.expanduser(named)))
+    default = Path(os.path.expanduser(_DEFAULT))
     return _read(default) if os.path.lexists(default) else None
 
 
@@ -77,7 +77,7 @@ def make_private_token(environment: Mapping[str, str]) -> None:
     mode = environment.get(MODE_VARIABLE, "token").lower()
     if mode != "token" or environment.get(TOKEN_VARIABLE) or environment.get(PATH_VARIABLE):
         return
-    path = Path(_DEFAULT).expanduser()
+    path = Path(os.path.expanduser(_DEFAULT))
     if os.path.lexists(path):
         return
     with contextlib.suppress(OSError):  # there is one now, or none can be: Ray says so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ def _of_model(index: int, model: ModelSpecYaml) -> list[LocalInput]:
     place, at = f"model '{model.name}'", model.files or model.source
     if at.startswith(PACKAGE_PREFIX) or is_uri(at):
         return []
-    is_local = Path(at).expanduser().is_dir()
+    is_local = Path(os.path.expanduser(at)).is_dir()
     if not is_local and model.revision is None:
         problem = f"is not given, but '{at}' is a model of the hub, which may change."
         hint = "Pin the commit: revision: <40 hex digits>."
@@ -128,7 +129,9 @@ def _of_task(index: int, task: TaskSpec) -> list[LocalInput]:
     if isinstance(source, _TWO_FILES):
         pairs = {"train": source.train, "report": source.report}
         return [
-            LocalInput((*field, split), {safe_name(path): Path(path).expanduser()}, safe_name(path))
+            LocalInput(
+                (*field, split), {safe_name(path): Path(os.path.expanduser(path))}, safe_name(path)
+            )
             for split, path in pairs.items()
             if not is_uri(path)
         ]
@@ -145,7 +148,7 @@ def _named(source: GlueFolderSource | GlueHubSource, paths: list[Path]) -> dict[
     """Return a task's files under the names that they have in a folder of that kind."""
     if isinstance(source, GlueFolderSource):
         return {path.name: path for path in paths}
-    card = Path(str(source.path)).expanduser() / "README.md"  # names the files of each split
+    card = Path(os.path.expanduser(str(source.path))) / "README.md"  # names the files of each split
     files = {f"{source.task}/{path.name}": path for path in paths}
     return files | ({card.name: card} if card.is_file() else {})
 
@@ -157,7 +160,7 @@ def _of_transfer(spec: SweepSpec) -> list[LocalInput]:
     for index, one in enumerate((spec.transfer.sources if spec.transfer else None) or ()):
         if one.mask is None or is_uri(one.mask) or not is_local(one.mask):
             continue
-        path = Path(one.mask).expanduser()
+        path = Path(os.path.expanduser(one.mask))
         field = ("transfer", "sources", index, "mask")
         if path.is_dir():
             # What lies beside a ticket stays here: nobody has asked to copy that.

@@ -102,7 +102,7 @@ def local_path(path: str) -> Path:
         SpecError: It is another URI, or the store does not hold what the URI names.
     """
     if not is_uri(path):
-        return Path(path).expanduser()
+        return Path(os.path.expanduser(path))
     uri, mark, options = path.partition("?")
     found = _URI.fullmatch(uri)
     if found is None:

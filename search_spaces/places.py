@@ -16,14 +16,14 @@ _SECRETS = (
 def cache_folder() -> Path:
     """Return the user's cache: ``$TICKETS_CACHE``, else ``$XDG_CACHE_HOME/bert-tickets``."""
     if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "bert-tickets"
+    return Path(os.path.expanduser(base)) / "bert-tickets"
 
 
 def absolute(path: str) -> str:
     """Return a path without ``~`` and independent of the current folder; a URI as it is."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+    return path if "://" in path else str(Path(os.path.expanduser(path)).absolute())
 
 
 def masked(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.storage import Storage
 from orchestrator.submit_inputs import local_inputs, safe_name, upload
 from orchestrator.submit_sweep import control_text, sweep_text, written
 from orchestrator.submitting import identity
@@ -81,6 +82,14 @@ def test_half_an_upload_is_made_whole(data: Path, tmp_path: Path) -> None:
     train.unlink()
     assert "1 file(s)" in _sent(sweep)[2][0]
     assert train.exists()
+
+
+def test_upload_that_fails_leaves_nothing_half(tmp_path: Path) -> None:
+    """A disk that cannot be read any further: the error is one sentence, and no rest lies about."""
+    storage = Storage(str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot be written: .*Input/output error"):
+        storage.copy_in("inputs/a", Path("/proc/self/mem"))
+    assert list((tmp_path / "inputs").iterdir()) == []
 
 
 def test_object_store(data: Path, tmp_path: Path) -> None:

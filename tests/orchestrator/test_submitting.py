@@ -148,7 +148,7 @@ def test_a_sweep_that_runs_is_not_sent_again(sweep: Path) -> None:
     """It is looked again right before: copying may take long. A supervisor follows the run."""
     jobs = Jobs([])
     context = SweepContext(load_sweep(sweep), {}, {}, ())
-    sent = Submission(jobs, context, "text", "/opt/my python", identity(sweep))  # type: ignore[arg-type]
+    sent = Submission(jobs, context, "text", "/opt/my python", identity(sweep))
     first = sent.send(0)
     assert jobs.orders[0].entrypoint.startswith("exec '/opt/my python' -m orchestrator.cli run ")
     assert "--take-over" not in jobs.orders[0].entrypoint
@@ -260,7 +260,7 @@ def test_metadata_hold_no_credentials(tmp_path: Path, monkeypatch: pytest.Monkey
         tmp_path, "m", tmp_path, store="s3://key:${SECRET}@b/x", tracking={"uri": uri}
     )
     context = SweepContext(load_sweep(path), {}, {}, ())
-    Submission(jobs, context, "text", "python", identity(path)).send(0)  # type: ignore[arg-type]
+    Submission(jobs, context, "text", "python", identity(path)).send(0)
     [order] = jobs.orders
     metadata: Mapping[str, str] = order.metadata
     assert "pa55word" not in json.dumps(dict(metadata)) + order.entrypoint

@@ -42,6 +42,7 @@ def test_plain_path_is_itself(tmp_path: Path) -> None:
     """What is no URI is looked for on this machine."""
     assert local_path(str(tmp_path)) == tmp_path
     assert local_path("~/x") == Path.home() / "x"
+    assert local_path("~no-such-user/x") == Path("~no-such-user/x")  # is not there, as others say
 
 
 def test_input_is_copied_once(store: Path) -> None:
