@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 _STOPPED = 130  # as a run ends that somebody stopped
 _LOST = 1
+_NO_COMMAND = (126, 127)  # of a shell: what was to run is no program there
 _OWN_ENDS = (0, 1, 2, _STOPPED)  # exit codes by which a run itself says how it ended
 
 
@@ -51,11 +52,12 @@ class JobState:
         """Whether its driver was lost, so that the same job may be submitted again.
 
         A run that ended by itself said why by its exit code; one that was stopped was meant to
-        be.
+        be; an interpreter that is not there will not be there the next time either.
         """
         if self.status not in ("FAILED", "LOST"):
             return False
-        return self.driver_exit_code is None or self.driver_exit_code not in _OWN_ENDS
+        code = self.driver_exit_code
+        return code is None or code not in (*_OWN_ENDS, *_NO_COMMAND)
 
 
 class Printed:

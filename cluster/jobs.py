@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,8 @@ from search_spaces.places import masked
 
 PATIENCE_S = 60.0  # with a cluster that answered before
 _PROBE_TIMEOUT_S = 10.0
+_TIMEOUT_S = 60.0  # for one answer of a cluster that may be busy
+_QUIET_S = 60.0  # without output: the connection may be dead, which only a new one shows
 _RETRY_S = 2.0
 _OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray's client prefers them to its argument
 _TALKATIVE = (
@@ -34,6 +37,17 @@ _TALKATIVE = (
     "ray._private.runtime_env.packaging",
 )
 _FAILURES = (OSError, RuntimeError, aiohttp.ClientError, ray.exceptions.RayError)
+# No proxy of the environment, which would get the token: the first question went without one.
+_DIRECT = {"http": None, "https": None, "all": None}
+
+
+class _Client(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types
+    """Ray's client, but it does not wait without end, and asks nobody else than was named."""
+
+    def _do_request(self, *args: Any, **options: Any) -> Any:
+        # With an auth of our own nothing of ~/.netrc takes the place of the token.
+        ours = {"timeout": _TIMEOUT_S, "allow_redirects": False, "proxies": dict(_DIRECT)}
+        return super()._do_request(*args, **ours, auth=lambda request: request, **options)
 
 
 @dataclass(frozen=True)
@@ -74,13 +88,14 @@ class Jobs:
         with self._explained(), _without(_OVERRIDES):
             for name in _TALKATIVE:
                 logging.getLogger(name).setLevel(logging.WARNING)
-            self._client = JobSubmissionClient(self.url, headers=dict(self._headers))
+            self._client = _Client(self.url, headers=dict(self._headers))
 
     def num_nodes(self) -> int:
         """Return the number of living nodes."""
         found = self._get("/api/v0/nodes?limit=10000&detail=0")
-        nodes = found["data"]["result"]["result"]
-        return sum(node["state"] == "ALIVE" for node in nodes)
+        with self._explained():
+            nodes = found["data"]["result"]["result"]
+            return sum(node["state"] == "ALIVE" for node in nodes)
 
     def submit(self, order: JobOrder) -> str:
         """Start a job; return its id."""
@@ -99,7 +114,7 @@ class Jobs:
             try:
                 return _state(self._client.get_job_info(job_id))
             except RuntimeError as error:
-                if "does not exist" in str(error):
+                if "status code 404" in str(error) and "does not exist" in str(error):
                     return JobState(job_id, "LOST", message="The cluster does not know it.")
                 raise
 
@@ -111,23 +126,28 @@ class Jobs:
         return sorted(chosen, key=lambda job: job.started_at)
 
     def follow(
-        self, job_id: str, write: Callable[[str], None], patience_s: float = PATIENCE_S
+        self,
+        job_id: str,
+        write: Callable[[str], None],
+        patience_s: float = PATIENCE_S,
+        limit_s: float = math.inf,
     ) -> JobState:
         """Pass on what a job prints until it has ended; return how.
 
         Args:
             job_id: The job.
-            write: Gets the text, with its line ends.
+            write: Gets the text, with its line ends; what it raises ends the following.
             patience_s: How long a cluster that does not answer is tried again.
+            limit_s: After how long the state is returned though it has not ended.
         """
-        printed = Printed(write)
+        printed, until_s = Printed(write), time.monotonic() + limit_s
         while True:
-            with contextlib.suppress(*_FAILURES):
-                asyncio.run(self._tail(job_id, printed))
+            quiet_s = min(_QUIET_S, until_s - time.monotonic())
+            asyncio.run(self._tail(job_id, printed, quiet_s))
             state = self._patiently(lambda: self.state(job_id), patience_s)
             if state.is_ended:
-                with contextlib.suppress(UserError):
-                    printed.rest(self.logs(job_id))
+                self._write_rest(job_id, printed)
+            if state.is_ended or time.monotonic() > until_s:
                 return state
             time.sleep(_RETRY_S / 4)
 
@@ -142,10 +162,23 @@ class Jobs:
         with self._explained():
             self._client.stop_job(job_id)
 
-    async def _tail(self, job_id: str, printed: Printed) -> None:
+    async def _tail(self, job_id: str, printed: Printed, quiet_s: float) -> None:
+        """Pass on what comes, until the connection ends or nothing has come for a while."""
         printed.begin()
-        async for text in self._client.tail_job_logs(job_id):
+        texts = self._client.tail_job_logs(job_id)
+        while True:
+            try:
+                text = await asyncio.wait_for(anext(texts), quiet_s)
+            except (StopAsyncIteration, *_FAILURES):
+                return
             printed.take(text)
+
+    def _write_rest(self, job_id: str, printed: Printed) -> None:
+        try:
+            text = self.logs(job_id)
+        except UserError:  # with the node that had them
+            return
+        printed.rest(text)
 
     def _patiently(self, ask: Callable[[], JobState], patience_s: float) -> JobState:
         deadline_s = time.monotonic() + patience_s
@@ -165,15 +198,16 @@ class Jobs:
         )
         try:
             connection = kind(str(parts.hostname), parts.port, timeout=_PROBE_TIMEOUT_S)
-            connection.request("GET", parts.path + path, headers=self._headers)
-            answer = connection.getresponse()
-            status, body = answer.status, answer.read()
-            connection.close()
-            if status in (401, 403):
-                raise self._refused(status)
-            return json.loads(body)
-        except (OSError, http.client.HTTPException) as error:
+            with contextlib.closing(connection):
+                connection.request("GET", parts.path + path, headers=self._headers)
+                answer = connection.getresponse()
+                status, body = answer.status, answer.read()
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
             raise self._silent(error) from error
+        if status in (401, 403):
+            raise self._refused(status)
+        try:
+            return json.loads(body)
         except ValueError as error:
             raise UserError(
                 f"--address {self.url}: what answers there is not a Ray dashboard (status "
@@ -193,6 +227,12 @@ class Jobs:
             raise UserError(
                 f"--address {self.url}: the cluster refuses: {said} See its dashboard and the "
                 "logs of its head."
+            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"--address {self.url}: what answers there is not the dashboard of Ray "
+                f"{ray.__version__}: its answers have another form. Check the address, and install "
+                "the same version of Ray on both sides."
             ) from error
 
     def _refused(self, status: int) -> UserError:

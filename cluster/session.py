@@ -236,7 +236,7 @@ def _check_address(address: str) -> None:
     try:
         with socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S) as connection:
             answer = _hello(connection)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter where the host is no name at all
         raise UserError(f"No Ray cluster answers at {address}: {error}. {hint}") from error
     if answer[3:4] != bytes([_HTTP2_SETTINGS_FRAME]):
         raise UserError(f"What answers at {address} is not a Ray head. {hint}")

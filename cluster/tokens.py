@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
+import re
 import secrets
 import socket
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from search_spaces.errors import UserError
+from search_spaces.places import masked
 
 MODE_VARIABLE = "RAY_AUTH_MODE"
 TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
 PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 _DEFAULT = "~/.ray/auth_token"
+_HOST = re.compile(r"[\w.:%-]+")  # also of other alphabets, and IPv6
+_TOKEN = re.compile(r"[!-~]+")
 NEXT_STEP = (
     f"Set {PATH_VARIABLE} to a file with the cluster's token (on its head: 'ray get-auth-token'), "
     "mode 0600"
@@ -30,28 +36,37 @@ def find_token(environment: Mapping[str, str]) -> str | None:
             ``~/.ray/auth_token``; none where ``RAY_AUTH_MODE`` is ``disabled``.
 
     Raises:
-        UserError: The file that a variable names cannot be read, or is empty.
+        UserError: The token's file cannot be read, is empty, or holds more than a token.
     """
     if environment.get(MODE_VARIABLE, "").lower() == "disabled":
         return None
     if token := environment.get(TOKEN_VARIABLE, "").strip():
-        return token
+        return _checked(token, TOKEN_VARIABLE)
     if named := environment.get(PATH_VARIABLE):
-        return _read(Path(named).expanduser())
-    default = Path(_DEFAULT).expanduser()
-    return _read(default) if default.exists() else None
+        return _read(Path(os.path.expanduser(named)))
+    default = Path(os.path.expanduser(_DEFAULT))
+    return _read(default) if os.path.lexists(default) else None
 
 
 def _read(path: Path) -> str:
+    place = f"{PATH_VARIABLE}: the token file {path}"
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
-        problem = f"{PATH_VARIABLE}: the token file {path} cannot be read: {reason}."
-        raise UserError(f"{problem} {NEXT_STEP}.") from error
+        raise UserError(f"{place} cannot be read: {reason}. {NEXT_STEP}.") from error
     if not token:
-        raise UserError(f"{PATH_VARIABLE}: the token file {path} is empty. {NEXT_STEP}.")
-    return token
+        raise UserError(f"{place} is empty. {NEXT_STEP}.")
+    return _checked(token, place)
+
+
+def _checked(token: str, place: str) -> str:
+    """Refuse what cannot be sent as a header: libraries would repeat it in their error."""
+    if _TOKEN.fullmatch(token):
+        return token
+    raise UserError(
+        f"{place} holds more than a token: one word of plain characters is allowed. {NEXT_STEP}."
+    )
 
 
 def make_private_token(environment: Mapping[str, str]) -> None:
@@ -62,21 +77,22 @@ def make_private_token(environment: Mapping[str, str]) -> None:
     mode = environment.get(MODE_VARIABLE, "token").lower()
     if mode != "token" or environment.get(TOKEN_VARIABLE) or environment.get(PATH_VARIABLE):
         return
-    path = Path(_DEFAULT).expanduser()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError:  # there is one, or none can be: Ray says so
+    path = Path(os.path.expanduser(_DEFAULT))
+    if os.path.lexists(path):
         return
-    with os.fdopen(handle, "w") as file:
-        file.write(secrets.token_hex(32))
+    with contextlib.suppress(OSError):  # there is one now, or none can be: Ray says so
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # mode 0600
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.link(file.name, path)  # whole at once: another run may read it this very moment
 
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine alone."""
     try:
         found = {item[4][0] for item in socket.getaddrinfo(host, None)}
-    except OSError:
+    except (OSError, UnicodeError):  # the latter where it is no name at all
         return False
     return bool(found) and all(
         ipaddress.ip_address(str(a).split("%")[0]).is_loopback for a in found
@@ -86,25 +102,28 @@ def is_loopback(host: str) -> bool:
 def checked_url(address: str) -> str:
     """Return the URL of a cluster's dashboard, without a slash at its end.
 
+    It is put together anew from its parts, so that who asks there reads it as it was checked.
+
     Raises:
         UserError: It is none.
     """
-    try:
-        parts = urlsplit(address)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_url = False
-    if not is_url or parts.query or parts.fragment:
-        raise UserError(
-            f"--address is {address!r}, but must be the URL of the cluster's dashboard, such as "
-            "http://head:8265."
-        )
-    if parts.username or parts.password:
+    if "@" in address:
         raise UserError(
             "--address holds credentials, which other users of this machine could read. Leave "
             f"them out. {NEXT_STEP}."
         )
-    return address.rstrip("/")
+    try:
+        parts = urlsplit(address)
+        is_url = parts.scheme in ("http", "https") and parts.port != 0
+        is_url = is_url and _HOST.fullmatch(parts.hostname or "") is not None
+    except ValueError:
+        is_url = False
+    if not is_url or parts.query or parts.fragment:
+        raise UserError(
+            f"--address is {masked(address)!r}, but must be the URL of the cluster's dashboard, "
+            "such as http://head:8265."
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
 
 
 def require_token(url: str, token: str | None, is_insecure: bool) -> None:

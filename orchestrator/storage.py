@@ -142,19 +142,28 @@ class Storage:
 
     def copy_in(self, path: str, source: Path) -> str:
         """Copy a file of this machine, whole in place of what may be there; return its sha256."""
-        target, digest = self._at(path), hashlib.sha256()
+        target = self._at(path)
         with self._explained("written"):
             self._filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-            at = f"{target}.{secrets.token_hex(4)}{PARTIAL}" if self._is_folder else target
-            with (
-                source.open("rb") as stream,
-                self._filesystem.open_output_stream(at, compression=None) as out,
-            ):
-                while chunk := stream.read(_CHUNK_BYTES):
-                    digest.update(chunk)
-                    out.write(chunk)
-            if self._is_folder:
-                os.replace(at, target)
+            if not self._is_folder:
+                return self._copied(source, target)
+            partial = Path(f"{target}.{secrets.token_hex(4)}{PARTIAL}")
+            try:
+                sha256 = self._copied(source, str(partial))
+                os.replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
+        return sha256
+
+    def _copied(self, source: Path, target: str) -> str:
+        digest = hashlib.sha256()
+        with (
+            source.open("rb") as stream,
+            self._filesystem.open_output_stream(target, compression=None) as out,
+        ):
+            while chunk := stream.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                out.write(chunk)
         return digest.hexdigest()
 
     def delete(self, path: str) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 RECONNECT_S = 600.0  # how long a supervisor tries a head that does not answer
 STOP_S = 90.0
+_BEGIN_S = 10.0  # how long a run that has nothing to stop is given to begin or to end
+_ASKED = 2  # times
+_NO_JOURNAL = "there is no journal"  # as orchestrator.journal_reader says it
 
 app = typer.Typer()
 SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")]
@@ -92,15 +95,47 @@ def show_status(sweep: Path, address: str, as_json: bool, insecure: bool, python
     jobs = _jobs(address, insecure)
     job = last_job(sweep, jobs)
     code, said = control(sweep, jobs, python, "status", *(["--json"] if as_json else []))
-    has_begun = code == 0 or job.is_ended
-    if as_json and has_begun and code == 0:
-        typer.echo(json.dumps({"job": _as_data(job), **json.loads(said)}, indent=2))
-    elif as_json and not has_begun:
-        typer.echo(json.dumps({"job": _as_data(job), "trials": []}, indent=2))
-    else:
-        typer.echo(_line(job))
-        typer.echo(said if has_begun else "The run has not begun: no trial is to be seen yet.\n")
-    raise typer.Exit(code if has_begun else 0)
+    is_early = code != 0 and not job.is_ended and _NO_JOURNAL in said
+    if code and not is_early:
+        raise UserError(f"{_line(job)}\n{said.rstrip()}\nIts output: {_logs(sweep, jobs)}")
+    if as_json:
+        trials = {"trials": []} if is_early else _decoded(said, jobs)
+        typer.echo(json.dumps({"job": _as_data(job), **trials}, indent=2))
+        return
+    typer.echo(_line(job))
+    typer.echo("The run has not begun: no trial is to be seen yet.\n" if is_early else said)
+
+
+def show_logs(
+    sweep: Path,
+    trial: str | None,
+    address: str,
+    follow: bool,
+    as_json: bool,
+    insecure: bool,
+    python: str,
+) -> None:
+    """Show what a submitted sweep's job has printed, or what its journal knows of a trial."""
+    from orchestrator.submitting import control, last_job
+
+    if (trial and follow) or (as_json and not trial):
+        raise UserError(
+            "tickets logs: --follow shows the output of a job: name no trial. --json shows one "
+            "trial: name it."
+        )
+    jobs = _jobs(address, insecure)
+    if trial:
+        options = ["--json"] if as_json else []
+        code, said = control(sweep, jobs, python, "logs", *options, "--", trial)
+        if code:
+            raise UserError(said.rstrip())
+        typer.echo(json.dumps(_decoded(said, jobs), indent=2) if as_json else said.rstrip("\n"))
+        return
+    job = last_job(sweep, jobs)
+    if follow:
+        raise typer.Exit(_followed(jobs, job.job_id, sweep))
+    _write(jobs.logs(job.job_id))
+    typer.echo(_line(job))
 
 
 def stop_job(sweep: Path, address: str, insecure: bool, python: str) -> None:
@@ -111,10 +146,13 @@ def stop_job(sweep: Path, address: str, insecure: bool, python: str) -> None:
     job = last_job(sweep, jobs)
     if job.is_ended:
         raise UserError(f"{sweep}: {_line(job)} There is no run to stop.")
-    code, said = control(sweep, jobs, python, "stop")
-    if _has_ended(jobs, job.job_id, STOP_S if code == 0 else 0.0):
-        typer.echo(said.rstrip() if code == 0 else _line(jobs.state(job.job_id)))
-        return
+    for _ in range(_ASKED):  # a run that only begins, or writes its report, refuses
+        code, said = control(sweep, jobs, python, "stop")
+        if _has_ended(jobs, job.job_id, STOP_S if code == 0 else _BEGIN_S):
+            typer.echo(said.rstrip() if code == 0 else _line(jobs.state(job.job_id)))
+            return
+        if code == 0:
+            break
     jobs.stop(job.job_id)
     if not _has_ended(jobs, job.job_id, STOP_S):
         raise UserError(f"{sweep}: job {job.job_id} does not end. See {jobs.url}.")
@@ -173,6 +211,18 @@ def _has_ended(jobs: Jobs, job_id: str, patience_s: float) -> bool:
     return True
 
 
+def _decoded(said: str, jobs: Jobs) -> dict[str, object]:
+    """Return the JSON object that a command has printed; warnings may stand around it."""
+    try:
+        data: dict[str, object] = json.JSONDecoder().raw_decode(said[said.index("{\n") :])[0]
+    except ValueError as error:
+        raise UserError(
+            f"--address {jobs.url}: what the cluster's 'tickets' printed is no JSON. Install the "
+            "same version of this project on both sides."
+        ) from error
+    return data
+
+
 def _line(job: JobState) -> str:
     from orchestrator.supervising import reason
 
@@ -188,7 +238,14 @@ def _as_data(job: JobState) -> dict[str, object]:
 
 def _next(sweep: Path, jobs: Jobs) -> str:
     where = f"{sweep} --address {jobs.url}"
-    return f"Look at it with: tickets status {where}\nEnd it with:     tickets stop {where}"
+    return (
+        f"Look at it with: tickets status {where}\nFollow it with:  {_logs(sweep, jobs)} --follow\n"
+        f"End it with:     tickets stop {where}"
+    )
+
+
+def _logs(sweep: Path, jobs: Jobs) -> str:
+    return f"tickets logs {sweep} --address {jobs.url}"
 
 
 def _write(text: str) -> None:

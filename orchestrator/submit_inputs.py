@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from search_spaces.sources import HUB_PATTERNS, PACKAGE_PREFIX, model_folder
 from search_spaces.sweep import SweepSpec
 from search_spaces.task_specs import TaskSpec
 from search_spaces.tasks import FilesSource, GlueFolderSource, GlueHubSource, report_splits
+from search_spaces.ticket_info import INFO_FILE
 from search_spaces.token_sources import SquadSource, TextSource
 
 _TWO_FILES = (FilesSource, TextSource, SquadSource)
@@ -108,15 +110,15 @@ def _copy_in(
 
 
 def _of_model(index: int, model: ModelSpecYaml) -> list[LocalInput]:
-    if model.files or model.source.startswith(PACKAGE_PREFIX) or is_uri(model.source):
+    place, at = f"model '{model.name}'", model.files or model.source
+    if at.startswith(PACKAGE_PREFIX) or is_uri(at):
         return []
-    place = f"model '{model.name}'"
-    is_local = Path(model.source).expanduser().is_dir()
+    is_local = Path(os.path.expanduser(at)).is_dir()
     if not is_local and model.revision is None:
-        problem = f"is not given, but '{model.source}' is a model of the hub, which may change."
+        problem = f"is not given, but '{at}' is a model of the hub, which may change."
         hint = "Pin the commit: revision: <40 hex digits>."
         raise SpecError([Fault(place, "revision", problem, hint)])
-    folder = model_folder(model.source, model.revision, place)
+    folder = model_folder(at, model.revision, place)
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     wanted = [name for name in names if any(fnmatch(name, one) for one in HUB_PATTERNS)]
     return [LocalInput(("models", index, "files"), {name: folder / name for name in wanted})]
@@ -127,7 +129,9 @@ def _of_task(index: int, task: TaskSpec) -> list[LocalInput]:
     if isinstance(source, _TWO_FILES):
         pairs = {"train": source.train, "report": source.report}
         return [
-            LocalInput((*field, split), {safe_name(path): Path(path).expanduser()}, safe_name(path))
+            LocalInput(
+                (*field, split), {safe_name(path): Path(os.path.expanduser(path))}, safe_name(path)
+            )
             for split, path in pairs.items()
             if not is_uri(path)
         ]
@@ -144,23 +148,24 @@ def _named(source: GlueFolderSource | GlueHubSource, paths: list[Path]) -> dict[
     """Return a task's files under the names that they have in a folder of that kind."""
     if isinstance(source, GlueFolderSource):
         return {path.name: path for path in paths}
-    card = Path(str(source.path)).expanduser() / "README.md"  # names the files of each split
+    card = Path(os.path.expanduser(str(source.path))) / "README.md"  # names the files of each split
     files = {f"{source.task}/{path.name}": path for path in paths}
     return files | ({card.name: card} if card.is_file() else {})
 
 
 def _of_transfer(spec: SweepSpec) -> list[LocalInput]:
-    from orchestrator.ticket_files import is_local
+    from orchestrator.ticket_files import find_ticket, is_local
 
     found = []
     for index, one in enumerate((spec.transfer.sources if spec.transfer else None) or ()):
         if one.mask is None or is_uri(one.mask) or not is_local(one.mask):
             continue
-        path = Path(one.mask).expanduser()
+        path = Path(os.path.expanduser(one.mask))
         field = ("transfer", "sources", index, "mask")
         if path.is_dir():
-            files = {item.name: item for item in path.iterdir() if item.is_file()}
-            found.append(LocalInput(field, {safe_name(name): at for name, at in files.items()}))
+            # What lies beside a ticket stays here: nobody has asked to copy that.
+            names = {INFO_FILE, *(mask.file for mask in find_ticket(one.mask).info().masks)}
+            found.append(LocalInput(field, {name: path / name for name in names}))
         else:
             found.append(LocalInput(field, {safe_name(path.name): path}, safe_name(path.name)))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from search_spaces.sweep import SweepSpec
 
 SWEEP_FILE = "sweep.yaml"
 _SQLITE = "sqlite:///"
+_TRAVELS = "holds credentials, which would travel with the job."
 
 
 def written(path: Path) -> dict[str, str]:
@@ -41,14 +42,14 @@ def written(path: Path) -> dict[str, str]:
         Fault(
             str(path),
             field,
-            "holds credentials, which would travel with the job.",
+            _TRAVELS,
             "Write them as ${NAME}, and set NAME in the environment of the cluster's nodes.",
         )
         for field, text in places.items()
         if _holds_credentials(text)
     ]
-    probe = below(places["store"], "x")
-    if not faults and parse_sweep(_with_store(data, probe)).store != below(spec.store, "x"):
+    probe, expected = below(places["store"], "x"), below(absolute(spec.store), "x")
+    if not faults and parse_sweep(_with_store(data, probe)).store != expected:
         problem = "has its options after '?' in a variable, but inputs lie before them."
         faults = [Fault(str(path), "store", problem, "Write the options into the sweep.")]
     if faults:
@@ -65,20 +66,23 @@ def sweep_text(
         context: The sweep.
         places: From :func:`written`.
         inputs: Paths within the store by the field that names them.
+
+    Raises:
+        SpecError: A field holds credentials, be it from a variable.
     """
     data = _plain(context.spec, places)
     for field, path in inputs.items():
         _set(data, field, below(places["store"], path))
-    return _yaml(data)
+    return _sent(data)
 
 
 def control_text(path: Path) -> str:
     """Return the YAML by which a cluster finds a sweep's journal, to look at it or steer it.
 
     Raises:
-        SpecError: As :func:`written`.
+        SpecError: As :func:`written` and :func:`sweep_text`.
     """
-    return _yaml(_plain(load_sweep(path), written(path)))
+    return _sent(_plain(load_sweep(path), written(path)))
 
 
 def _plain(spec: SweepSpec, places: Mapping[str, str]) -> dict[str, Any]:
@@ -90,9 +94,39 @@ def _plain(spec: SweepSpec, places: Mapping[str, str]) -> dict[str, Any]:
     return data
 
 
+def _sent(data: dict[str, Any]) -> str:
+    """Return the YAML that travels, in which only store and tracking URI keep their variables."""
+    faults = [
+        Fault(
+            f"sweep '{data['name']}'",
+            field,
+            _TRAVELS,
+            "Name a file or folder of this machine, which is copied into the store.",
+        )
+        for field, text in _texts(data, "")
+        if is_uri(text) and _holds_credentials(text)
+    ]
+    if faults:
+        raise SpecError(faults)
+    return _yaml(data)
+
+
+def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    """Yield every text of a sweep with the path of its field."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts(item, f"{field}.{name}" if field else str(name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _texts(item, f"{field}[{index}]")
+    elif isinstance(value, str):
+        yield field, value
+
+
 def _holds_credentials(text: str) -> bool:
     """Whether more than names of variables stands where credentials do."""
     bare = re.sub(r"//[^/@:\s]*:?@", "//", re.sub(r"\$\{\w+\}", "", text))
+    bare = re.sub(r"=(?=&|$)", "", bare)
     return masked(bare) != bare
 
 

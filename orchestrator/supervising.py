@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cluster.job_state import JobState
+from search_spaces.errors import UserError
 
 MAX_PAUSE_S = 300.0
+_TRIES = 30  # of a head that answers, but starts no job yet
+_RETRY_S = 20.0
 
 
 def supervise(
@@ -29,9 +32,12 @@ def supervise(
 
     Returns:
         How the last job ended.
+
+    Raises:
+        UserError: The first submission is refused, or a later one for ten minutes.
     """
     for number in range(max_again + 1):
-        state = follow(submit(number))
+        state = follow(_submitted(submit, number, say, sleep))
         if not state.is_infrastructure:
             return state
         why = f"Job {state.job_id}: its driver was lost ({reason(state)})"
@@ -44,11 +50,29 @@ def supervise(
     return state
 
 
+def _submitted(
+    submit: Callable[[int], str],
+    number: int,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None],
+) -> str:
+    """Start the n-th job; a head that was started again answers before it can run anything."""
+    for attempt in range(_TRIES if number else 0):
+        try:
+            return submit(number)
+        except UserError as error:
+            if not attempt:
+                say(f"It cannot be submitted yet: {error} Trying for {_TRIES * _RETRY_S:g} s.")
+            sleep(_RETRY_S)
+    return submit(number)
+
+
 def reason(state: JobState) -> str:
     """Return in a few words why a job has ended."""
     code = state.driver_exit_code
     if code is not None and code < 0:
         return f"signal {-code}"
     if code is not None:
-        return f"exit code {code}"
+        absent = ": no such interpreter there, see --python" if code in (126, 127) else ""
+        return f"exit code {code}{absent}"
     return (state.message.strip().splitlines() or [state.status])[0].rstrip(".")

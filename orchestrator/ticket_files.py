@@ -93,7 +93,7 @@ def find_ticket(ref: str, uri: str | None = None) -> TicketFiles:
     """
     if not is_local(ref):
         return _in_mlflow(ref, uri or os.environ.get(URI_VARIABLE, ""))
-    path = Path(ref).expanduser()
+    path = Path(os.path.expanduser(ref))
     if path.is_file():
         return TicketFiles(str(path), lambda _: _bytes_of(path), mask_file=path.name)
     if path.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from rich.live import Live
 
 from orchestrator.journal_reader import open_reader
 from orchestrator.steering_commands import known_labels
+from orchestrator.submit_commands import Insecure, Python, Where, show_logs
 from orchestrator.sweep_context import journal_path
 from orchestrator.trial_log import log_lines, trial_log
 from orchestrator.trial_names import GRAMMAR, find_trials
@@ -65,15 +67,32 @@ def watch(
 def logs(
     sweep: SweepPath,
     name: Annotated[
-        str, typer.Argument(metavar="TRIAL", help=GRAMMAR, autocompletion=known_labels)
-    ],
+        str | None,
+        typer.Argument(metavar="[TRIAL]", help=GRAMMAR, autocompletion=known_labels),
+    ] = None,
     as_json: AsJson = False,
+    address: Where = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="With --address: go on to the job's end; exit as it does."),
+    ] = False,
+    insecure: Insecure = False,
+    python: Python = sys.executable,
 ) -> None:
     """Show all that is known of a trial: attempts, failures, tracebacks and its rank's log.
 
     The log is that of the process that failed, where it is on this machine; else its path and node
-    are named.
+    are named. With --address and no trial: what the submitted sweep's job has printed, whether it
+    runs or has ended.
     """
+    if address:
+        show_logs(sweep, name, address, follow, as_json, insecure, python)
+        return
+    if name is None or follow:
+        raise UserError(
+            f"tickets logs {sweep}: name one trial; 'tickets status' lists them. The output of a "
+            "submitted sweep's job is shown with --address, and --follow."
+        )
     with open_reader(journal_path(load_sweep(sweep))) as reader:
         rows = find_trials(str(sweep), reader.trials(), [name])
         if len(rows) > 1:

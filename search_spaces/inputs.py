@@ -75,7 +75,7 @@ def manifest_of(files: Mapping[str, Path]) -> InputManifest:
     """Return what an input of these files is; keys are the paths below its folder.
 
     Raises:
-        SpecError: A file cannot be read.
+        SpecError: A file cannot be read, or its name is none for a store.
     """
     entries = []
     for name, path in sorted(files.items()):
@@ -84,6 +84,10 @@ def manifest_of(files: Mapping[str, Path]) -> InputManifest:
         except OSError as error:
             problem = f"cannot be read: {error.strerror}."
             raise SpecError([Fault(str(path), "", problem, "Check the path.")]) from error
+        if not re.fullmatch(_PATH, name):
+            problem = f"is called '{name}', which is no name in a store."
+            hint = "Use letters, digits, '_', '-' and '.', not first."
+            raise SpecError([Fault(str(path), "", problem, hint)])
         entries.append(InputFile(path=name, sha256=sha256, num_bytes=num_bytes))
     return InputManifest(files=tuple(entries))
 
@@ -98,7 +102,7 @@ def local_path(path: str) -> Path:
         SpecError: It is another URI, or the store does not hold what the URI names.
     """
     if not is_uri(path):
-        return Path(path).expanduser()
+        return Path(os.path.expanduser(path))
     uri, mark, options = path.partition("?")
     found = _URI.fullmatch(uri)
     if found is None:

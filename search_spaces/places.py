@@ -7,20 +7,23 @@ import re
 from pathlib import Path
 
 CACHE_VARIABLE = "TICKETS_CACHE"
-_SECRETS = "password|passwd|pwd|token|secret|secret_key|access_key|signature|sig|credential"
+_SECRETS = (
+    "password|passwd|passphrase|pwd|token|secret|secret_key|access_key|account_key|api_?key|"
+    "signature|sig|credential"
+)
 
 
 def cache_folder() -> Path:
     """Return the user's cache: ``$TICKETS_CACHE``, else ``$XDG_CACHE_HOME/bert-tickets``."""
     if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "bert-tickets"
+    return Path(os.path.expanduser(base)) / "bert-tickets"
 
 
 def absolute(path: str) -> str:
     """Return a path without ``~`` and independent of the current folder; a URI as it is."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+    return path if "://" in path else str(Path(os.path.expanduser(path)).absolute())
 
 
 def masked(text: str) -> str:

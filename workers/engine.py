@@ -15,7 +15,8 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from torch import nn
 
-from search_spaces.checkpoint import backbone_entries, read_values, values_sha256
+from search_spaces.canonical import short
+from search_spaces.checkpoint import backbone_entries, read_values, theta0_sha256, values_sha256
 from search_spaces.contracts import TrialRequest
 from search_spaces.errors import Fault, SpecError
 from search_spaces.heads import iter_word_head
@@ -46,12 +47,14 @@ class Engine:
 
     Raises:
         TrialFailure: The device cannot compute in the recipe's dtype.
+        SpecError: The files hold other weights than the trial was planned with.
     """
 
     def __init__(self, request: TrialRequest) -> None:
         device = torch.device(get_accelerator().current_device_name())
         check_dtype(request.spec.recipe.dtype, device)
         self._folder = Path(request.model.folder)
+        _check_theta0(self._folder, request.spec.model.theta0_sha256)
         self.classifier = Classifier(self._folder, request.spec.task, request.compute.layout)
         self.classifier.to(DTYPES[request.spec.recipe.dtype])
         self.optimizer = SurvivorAdamW(
@@ -202,6 +205,17 @@ class Engines:
         """Forget the engine of a trial that failed: nothing is known of its state."""
         if engine := self._by_shape.pop(_shape(request), None):
             engine.destroy()
+
+
+def _check_theta0(folder: Path, expected: str) -> None:
+    """Refuse other weights: the trial's key names these, and a folder may differ between nodes."""
+    found = theta0_sha256(folder)
+    if found != expected:
+        problem = (
+            f"holds theta_0 {short(found)}, but the trial was planned with {short(expected)}: the "
+            "files changed, or this node sees others."
+        )
+        raise SpecError([Fault(str(folder), "", problem, "Mend them, or plan the sweep again.")])
 
 
 def _shape(request: TrialRequest) -> tuple[object, ...]:

@@ -61,6 +61,10 @@ class TestRefusals:
             address = f"127.0.0.1:{free.getsockname()[1]}"
         assert "No Ray cluster answers" in _refusal(address, monkeypatch)
 
+    def test_no_name_at_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A slip in the host's name is told as a host that does not answer."""
+        assert "No Ray cluster answers" in _refusal("head..example:6379", monkeypatch)
+
     def test_listener_is_silent(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A port that accepts but never answers is given up after seconds."""
         with _listener(None) as address:

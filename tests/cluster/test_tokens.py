@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,40 @@ def test_order_of_places(home: Path) -> None:
     assert find_token(path | {"RAY_AUTH_MODE": "disabled"}) is None
 
 
-@pytest.mark.parametrize(("text", "said"), [(None, "cannot be read"), ("\n", "is empty")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read"),
+        ("\n", "is empty"),
+        ("pa55word\n# of the head", "holds more than a token"),
+        ("pa55w\u00f6rd", "holds more than a token"),
+    ],
+    ids=["absent", "empty", "lines", "letters"],
+)
 def test_useless_token_file(home: Path, text: str | None, said: str) -> None:
-    """A file that was named must be there and hold a token."""
+    """A file that was named must be there and hold a token, which is not repeated."""
     if text is not None:
         (home / "named").write_text(text)
-    with pytest.raises(UserError, match=rf"RAY_AUTH_TOKEN_PATH: .* {said}.*ray get-auth-token"):
+    with pytest.raises(
+        UserError, match=rf"RAY_AUTH_TOKEN_PATH: .* {said}.*ray get-auth-token"
+    ) as caught:
         find_token({"RAY_AUTH_TOKEN_PATH": str(home / "named")})
+    assert "pa55" not in str(caught.value)
+
+
+def test_useless_token_in_the_variable() -> None:
+    """It would break the header that it is sent in, and be repeated in that error."""
+    with pytest.raises(UserError, match=r"^RAY_AUTH_TOKEN holds more than a token") as caught:
+        find_token({"RAY_AUTH_TOKEN": "pa55\r\nX-Other: header"})
+    assert "pa55" not in str(caught.value)
+
+
+def test_users_file_that_cannot_be_read(home: Path) -> None:
+    """What stands where the user's token should be is not passed over in silence."""
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").symlink_to(home / "nowhere")
+    with pytest.raises(UserError, match=r"auth_token cannot be read: No such file"):
+        find_token({})
 
 
 def test_new_token_is_private(home: Path) -> None:
@@ -55,6 +83,20 @@ def test_new_token_is_private(home: Path) -> None:
     assert len(token) == 64
     make_private_token({})
     assert path.read_text() == token
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_new_token_is_whole(home: Path) -> None:
+    """Of many runs that begin at once, each sees the one token and never half of it."""
+    path = home / ".ray" / "auth_token"
+
+    def begin(_: int) -> str:
+        make_private_token({})
+        return path.read_text()
+
+    with ThreadPoolExecutor(8) as pool:
+        seen = set(pool.map(begin, range(64)))
+    assert len(seen) == 1 and len(seen.pop()) == 64
 
 
 @pytest.mark.parametrize(
@@ -69,7 +111,16 @@ def test_no_token_is_made_where_one_is_named(home: Path, environment: dict[str, 
 
 @pytest.mark.parametrize(
     ("host", "expected"),
-    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("192.0.2.7", False), ("", False)],
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("192.0.2.7", False),
+        ("0.0.0.0", False),
+        ("", False),
+        ("a..b", False),
+        ("x" * 64, False),
+    ],
 )
 def test_is_loopback(host: str, expected: bool) -> None:
     """Only addresses that nobody else reaches count."""
@@ -77,7 +128,17 @@ def test_is_loopback(host: str, expected: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["head:8265", "ray://head:10001", "http://", "http://h:x", "http://h:1/?a=b"]
+    "address",
+    [
+        "head:8265",
+        "ray://head:10001",
+        "http://",
+        "http://h:x",
+        "http://h:1/?a=b",
+        "http://[::1",
+        "http://a b:1",
+        "http://h\\evil:1",
+    ],
 )
 def test_address_of_another_form(address: str) -> None:
     """Only a dashboard's URL will do."""
@@ -85,11 +146,26 @@ def test_address_of_another_form(address: str) -> None:
         checked_url(address)
 
 
-def test_credentials_in_the_address() -> None:
+@pytest.mark.parametrize(
+    "address", ["http://me:pa55@head:8265", "http://me:pa55@head:port", "me:pa55@head", "http://@h"]
+)
+def test_credentials_in_the_address(address: str) -> None:
     """Other users see the arguments of processes, so there must be none; nor are they repeated."""
     with pytest.raises(UserError, match="--address holds credentials") as caught:
-        checked_url("http://me:pa55@head:8265")
+        checked_url(address)
     assert "pa55" not in str(caught.value)
+
+
+def test_secret_in_the_query_is_not_repeated() -> None:
+    """A dashboard's URL has no options; a token among them would lie in the terminal's record."""
+    with pytest.raises(UserError, match=r"--address is 'http://h:1/\?token=\*\*\*'"):
+        checked_url("http://h:1/?token=pa55")
+
+
+@pytest.mark.parametrize("address", ["HTTP://head:1/", " http://head:1", "http://he\nad:1\n"])
+def test_address_is_put_in_order(address: str) -> None:
+    """Ray's client reads the very address that was checked."""
+    assert checked_url(address) == "http://head:1"
 
 
 def test_token_is_demanded_beyond_this_machine() -> None:

@@ -12,6 +12,8 @@ import pytest
 from mlflow import MlflowClient
 
 from orchestrator.judging import judge_sweep
+from orchestrator.submit_inputs import local_inputs, upload
+from orchestrator.submit_sweep import sweep_text, written
 from orchestrator.sweep_context import SweepContext
 from orchestrator.tickets import open_ticket
 from orchestrator.tracking import MlflowTracker
@@ -100,6 +102,34 @@ def test_every_reference_leads_to_the_same_masks(tmp_path: Path, world: World) -
     # Every source is the same masks, so each cell is trained once.
     keys = {t.key for t in context.trials if t.kind == "transfer"}
     assert len(keys) == 2
+
+
+def test_references_travel_with_a_submission(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's are sent as they are; a folder's ticket is copied, nothing that lies beside it."""
+    monkeypatch.setenv("TICKETS_CACHE", str(tmp_path / "cache"))
+    client = MlflowClient(world.uri)
+    run_id = client.get_model_version_by_alias(NAME, "s70").run_id
+    folder = Path(client.download_artifacts(run_id, "ticket", str(tmp_path)))
+    (folder / "notes.txt").write_text("nobody's business")
+    refs = [f"models:/{NAME}@sparsest-matching", f"runs:/{run_id}/ticket", run_id]
+    sweep = moving(tmp_path, world, *refs, str(folder))
+    context = SweepContext.open(sweep)
+    said: list[str] = []
+    paths = upload(local_inputs(context.spec), context.spec.store, said.append)
+    assert [field for field in paths if field[0] == "transfer"] == [
+        ("transfer", "sources", 3, "mask")
+    ]
+    shutil.rmtree(folder)
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "sweep.yaml").write_text(sweep_text(context, written(sweep), paths))
+    there = SweepContext.open(tmp_path / "job" / "sweep.yaml")
+    assert there.spec.transfer is not None and there.spec.transfer.sources is not None
+    assert [source.mask for source in there.spec.transfer.sources[:3]] == refs
+    assert there.info.sweep_hash == context.info.sweep_hash
+    assert masks_of(there) == masks_of(context)
+    assert not list(Path(context.spec.store).rglob("notes.txt"))
 
 
 def test_a_finals_run_is_one_mask_for_all_seeds(tmp_path: Path, world: World) -> None:

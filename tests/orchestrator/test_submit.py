@@ -65,6 +65,12 @@ def test_followed_to_its_end(cluster: Cluster, data: Path, tmp_path: Path) -> No
     assert told["job"]["status"] == "SUCCEEDED"
     assert {row["state"] for row in told["trials"]} == {"SUCCEEDED"}
 
+    ended = run(cluster, "logs", str(sweep), *where, "--follow", cwd=tmp_path)
+    assert ended.returncode == 0 and "0 to run" in ended.stdout, ended.stdout + ended.stderr
+    assert ended.stdout.rstrip().splitlines()[-1].startswith(f"Job {told['job']['id']}: SUCCEEDED")
+    trial = run(cluster, "logs", str(sweep), "dense:toy:s1", *where, cwd=tmp_path)
+    assert trial.returncode == 0 and "dense:toy:s1  SUCCEEDED" in trial.stdout, trial.stderr
+
     token = cluster.token_path.read_text()
     texts = [first.stdout, first.stderr, json.dumps(known), shown.stdout]
     texts += [path.read_text(errors="replace") for path in cluster.folder.rglob("job-driver-*")]
@@ -77,7 +83,7 @@ def test_without_the_token(cluster: Cluster, data: Path, tmp_path: Path, token: 
     sweep = write_sweep(tmp_path, "refused", data)
     changes = {"RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_TOKEN": token}
     said = "refuses the token" if token else "asks for a token"
-    for command in ("submit", "status", "stop"):
+    for command in ("submit", "status", "stop", "logs"):
         done = run(cluster, command, str(sweep), "--address", cluster.url, cwd=tmp_path, **changes)
         assert done.returncode == 2, done.stdout + done.stderr
         assert said in done.stderr and "RAY_AUTH_TOKEN_PATH" in done.stderr
@@ -132,6 +138,8 @@ def test_lost_driver_is_replaced_and_its_run_can_be_stopped(
         until(lambda: len(_series(cluster.metrics())) == len(SERIES), "all metrics", cluster)
         until(lambda: "dense:toy:s1" in _names(cluster, "tasks"), "the trial's task", cluster)
         assert "tickets-gang0-rank0" in _names(cluster, "actors")
+        printed = run(cluster, "logs", str(sweep), "--address", cluster.url, cwd=tmp_path)
+        assert printed.returncode == 0 and ": RUNNING" in printed.stdout, printed.stderr
 
         stopped = run(cluster, "stop", str(sweep), "--address", cluster.url, cwd=tmp_path)
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr

@@ -27,7 +27,7 @@ def _refused(
     return err
 
 
-@pytest.mark.parametrize("command", ["submit", "status", "stop"])
+@pytest.mark.parametrize("command", ["submit", "status", "stop", "logs"])
 def test_no_token_beyond_this_machine(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,3 +56,12 @@ def test_json_is_not_for_followers(
     assert "--json tells the job's id; leave out --follow" in _refused(
         monkeypatch, capsys, *arguments
     )
+
+
+@pytest.mark.parametrize("arguments", [(), ("--follow",), ("dense:toy:s1", "--follow")])
+def test_logs_need_a_trial_or_an_address(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a cluster there is no job whose output could be followed."""
+    said = _refused(monkeypatch, capsys, "logs", "s.yaml", *arguments)
+    assert said.startswith("tickets logs s.yaml: name one trial") and "--address" in said

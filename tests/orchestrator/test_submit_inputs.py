@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,18 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.storage import Storage
 from orchestrator.submit_inputs import local_inputs, safe_name, upload
 from orchestrator.submit_sweep import control_text, sweep_text, written
+from orchestrator.submitting import identity
 from orchestrator.sweep_context import SweepContext
+from search_spaces.datafiles import data_sha256
 from search_spaces.errors import SpecError, UserError
-from search_spaces.loading import parse_sweep
+from search_spaces.inputs import MANIFEST
+from search_spaces.loading import load_sweep, parse_sweep
 from tests.orchestrator.object_store import running_s3
 from tests.orchestrator.sweeps import write_data, write_sweep
+from tests.workers.token_tasks import KINDS, make_word_model
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +84,14 @@ def test_half_an_upload_is_made_whole(data: Path, tmp_path: Path) -> None:
     assert train.exists()
 
 
+def test_upload_that_fails_leaves_nothing_half(tmp_path: Path) -> None:
+    """A disk that cannot be read any further: the error is one sentence, and no rest lies about."""
+    storage = Storage(str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot be written: .*Input/output error"):
+        storage.copy_in("inputs/a", Path("/proc/self/mem"))
+    assert list((tmp_path / "inputs").iterdir()) == []
+
+
 def test_object_store(data: Path, tmp_path: Path) -> None:
     """On S3 the sweep names URIs; opening it there copies them, and plans the same trials."""
     with running_s3() as uri:
@@ -105,6 +119,108 @@ def test_glue_folder(data: Path, tmp_path: Path) -> None:
     shutil.rmtree(folder)
     assert _opened(text, tmp_path / "job").info.sweep_hash == context.info.sweep_hash
     assert not list((tmp_path / "glue-sweep-store").rglob("test.tsv"))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_text_and_questions(kind: str, tmp_path: Path) -> None:
+    """A corpus and a file of questions travel as they are; splits of one name do not collide."""
+    copy = tmp_path / "copy"
+    source = KINDS[kind](copy)
+    for split in ("train", "report"):
+        at = copy / split / Path(source["train"]).name
+        at.parent.mkdir()
+        shutil.move(source[split], at)
+        source[split] = str(at)
+    models = [{"name": "tiny", "source": str(make_word_model(copy / "model"))}]
+    tasks = [{"name": "toy", "source": source, "max_length": 20}]
+    context, text, _ = _sent(write_sweep(tmp_path, kind, copy, models=models, tasks=tasks))
+    shutil.rmtree(copy)
+    there = _opened(text, tmp_path / "job")
+    assert [trial.key for trial in there.trials] == [trial.key for trial in context.trials]
+    assert yaml.safe_load(text)["tasks"][0]["source"]["kind"] == kind
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"kind": "glue-hub", "task": "sst2"},
+        {"kind": "squad-hub"},
+        {"kind": "text-hub", "repository": "a/b", "revision": "0" * 40, "config": "c"},
+        {"kind": "builtin"},
+        {"kind": "builtin-words"},
+    ],
+    ids=lambda source: source["kind"],
+)
+def test_data_of_the_hub_and_of_packages_stay(
+    source: dict[str, str], data: Path, tmp_path: Path
+) -> None:
+    """Each node reads them itself, at the very revision; split names are not taken for files."""
+    tasks = [{"name": "toy", "source": source, "max_length": 24}]
+    sweep = write_sweep(tmp_path, "stay", data, tasks=tasks)
+    spec = load_sweep(sweep)
+    [model] = local_inputs(spec)
+    assert model.field == ("models", 0, "files")
+    text = sweep_text(SweepContext(spec, {}, {}, ()), written(sweep), {})
+    assert parse_sweep(text).tasks == spec.tasks
+
+
+def test_local_copy_of_the_hubs_glue(data: Path, tmp_path: Path) -> None:
+    """The files of the one task and the card that names them, by which the data keep their name."""
+    mirror = tmp_path / "mirror"
+    names = {"README.md", "sst2/train-00000.parquet", "sst2/validation-00000.parquet"}
+    for name in (*names, "cola/train-0.parquet"):
+        (mirror / name).parent.mkdir(parents=True, exist_ok=True)
+        (mirror / name).write_bytes(name.encode())
+    source = {"kind": "glue-hub", "task": "sst2", "path": str(mirror)}
+    sweep = write_sweep(tmp_path, "hub-copy", data, tasks=[{"name": "toy", "source": source}])
+    spec = load_sweep(sweep)
+    before = data_sha256(spec.tasks[0].source)
+    paths = upload(local_inputs(spec), spec.store, lambda text: None)
+    shutil.rmtree(mirror)
+    there = parse_sweep(sweep_text(SweepContext(spec, {}, {}, ()), written(sweep), paths))
+    assert data_sha256(there.tasks[0].source) == before
+    folder = Path(there.tasks[0].source.path)
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == names | {MANIFEST}
+
+
+def test_hub_model_travels_at_its_revision(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is taken from the hub here, once; the cluster needs no hub and keeps its name."""
+    import huggingface_hub.constants
+
+    hub, revision = tmp_path / "hub", "5" * 40
+    snapshot = hub / "models--some-owner--some-model" / "snapshots" / revision
+    shutil.copytree(data / "model", snapshot)
+    (snapshot / "pytorch_model.bin").write_bytes(b"pickled")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    models = [{"name": "tiny", "source": "some-owner/some-model", "revision": revision}]
+    context, text, _ = _sent(write_sweep(tmp_path, "hub-model", data, models=models))
+    shutil.rmtree(hub)
+    there = _opened(text, tmp_path / "job")
+    assert there.info.sweep_hash == context.info.sweep_hash
+    assert there.spec.models[0].source == "some-owner/some-model"
+    assert there.spec.models[0].revision == revision
+    assert not list((tmp_path / "hub-model-store").rglob("pytorch_model.bin"))
+
+
+def test_package_model_stays(data: Path, tmp_path: Path) -> None:
+    """What the installed packages bring along is on every node."""
+    models = [{"name": "tiny", "source": "package:cognition/model"}]
+    spec = load_sweep(write_sweep(tmp_path, "package", data, models=models))
+    assert [one.field[0] for one in local_inputs(spec)] == ["tasks", "tasks"]
+
+
+def test_files_beside_the_source_travel(data: Path, tmp_path: Path) -> None:
+    """Where a sweep names the files of a model by itself, those are what is needed there."""
+    copy = tmp_path / "copy"
+    shutil.copytree(data / "model", copy)
+    models = [{"name": "tiny", "source": "some-owner/some-model", "files": str(copy)}]
+    context, text, _ = _sent(write_sweep(tmp_path, "files", data, models=models))
+    shutil.rmtree(copy)
+    assert _opened(text, tmp_path / "job").info.sweep_hash == context.info.sweep_hash
 
 
 def test_model_keeps_its_source(data: Path, tmp_path: Path) -> None:
@@ -157,6 +273,65 @@ def test_credentials_are_refused(
     with pytest.raises(SpecError, match=rf"{field}: holds credentials.*\$\{{NAME\}}") as caught:
         written(write_sweep(tmp_path, "open", data, **changes))
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["postgresql://me:${SECRET}@host/db?sslmode=require", "postgresql://h/db?password=${SECRET}"],
+)
+def test_variables_for_credentials_are_allowed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    """Who writes what the refusal asks for is not refused again."""
+    monkeypatch.setenv("SECRET", "pa55word")
+    sweep = write_sweep(tmp_path, "allowed", data, tracking={"uri": uri})
+    assert written(sweep)["tracking.uri"] == uri
+    assert "pa55word" not in control_text(sweep) and "pa55" not in json.dumps(identity(sweep))
+
+
+def test_credentials_of_a_variable_elsewhere(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only store and tracking keep their variables, so no other URI may bring credentials in."""
+    monkeypatch.setenv("SECRET", "pa55word")
+    place = "s3://key:${SECRET}@bucket/tickets/inputs/" + "0" * 64
+    source = {"kind": "files", "train": f"{place}/a.csv", "report": f"{place}/b.csv"}
+    sweep = write_sweep(tmp_path, "elsewhere", data, tasks=[{"name": "toy", "source": source}])
+    with pytest.raises(SpecError) as caught:
+        control_text(sweep)
+    assert [fault.field for fault in caught.value.faults] == [
+        "tasks[0].source.train",
+        "tasks[0].source.report",
+    ]
+    assert "holds credentials" in str(caught.value) and "pa55word" not in str(caught.value)
+
+
+def test_jobs_of_two_folders_are_two(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep is looked for by where its store is: another's of that name is not stopped."""
+    known = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        sweep = write_sweep(tmp_path / name, "same", data, store="runs")
+        assert parse_sweep(control_text(sweep)).store == f"{tmp_path}/{name}/runs"
+        known.append(identity(sweep))
+    assert known[0]["sweep"] == known[1]["sweep"]
+    assert known[0]["store"] != known[1]["store"]
+    assert known[0]["store_key"] != known[1]["store_key"]
+
+
+def test_no_hash_of_credentials_travels(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a hash a password could be guessed; the jobs of a store are known without."""
+    known = []
+    for secret in ("one", "other"):
+        monkeypatch.setenv("SECRET", secret)
+        store = "s3://key:${SECRET}@bucket/x"
+        known.append(identity(write_sweep(tmp_path, "hash", data, store=store)))
+    assert known[0] == known[1]
 
 
 def test_options_in_a_variable(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

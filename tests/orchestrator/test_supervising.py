@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.job_state import JobState, Printed
-from orchestrator.supervising import supervise
+from orchestrator.supervising import reason, supervise
+from search_spaces.errors import UserError
 
 KILLED = JobState("j", "FAILED", -9)
 ENDS = {
@@ -17,6 +19,8 @@ ENDS = {
     "job stopped": JobState("j", "STOPPED"),
     "killed": KILLED,
     "out of memory": JobState("j", "FAILED", 137),
+    "no interpreter": JobState("j", "FAILED", 127),
+    "no program": JobState("j", "FAILED", 126),
     "supervisor died": JobState("j", "FAILED", None, "The actor died.\nmore"),
     "head is new": JobState("j", "LOST"),
 }
@@ -34,6 +38,8 @@ def test_exit_codes() -> None:
     expected = {"well": 0, "trials failed": 1, "bad input": 2, "stopped": 130, "job stopped": 130}
     assert codes == {
         **expected,
+        "no interpreter": 127,
+        "no program": 126,
         "killed": 137,
         "out of memory": 137,
         "supervisor died": 1,
@@ -69,7 +75,40 @@ def test_reasons_are_said() -> None:
     said: list[str] = []
     ends = iter([KILLED, ENDS["supervisor died"], ENDS["well"]])
     supervise(lambda n: "j", lambda j: next(ends), said.append, lambda s: None, 3)
+    assert "see --python" in reason(ENDS["no interpreter"])
     assert "(signal 9)" in said[0] and "(The actor died)" in said[1]
+
+
+def test_head_that_starts_no_job_yet() -> None:
+    """A head that is new is tried again, but not for ever; the first submission not at all."""
+    sent: list[int] = []
+    said: list[str] = []
+    pauses: list[float] = []
+
+    def submit(number: int) -> str:
+        sent.append(number)
+        if number and len(sent) < 4:
+            raise UserError("No available agent.")
+        return "j"
+
+    ends = iter([ENDS["head is new"], ENDS["well"]])
+    assert supervise(submit, lambda j: next(ends), said.append, pauses.append, 1).exit_code == 0
+    assert sent == [0, 1, 1, 1] and pauses == [5, 20, 20]
+    assert "cannot be submitted yet: No available agent." in said[-1] and len(said) == 2
+
+    def refuse(number: int) -> str:
+        sent.append(number)
+        if number or len(sent) == 1:
+            raise UserError("never")
+        return "j"
+
+    sent.clear()
+    with pytest.raises(UserError, match="never"):
+        supervise(refuse, lambda j: KILLED, said.append, pauses.append, 1)
+    assert sent == [0]
+    with pytest.raises(UserError, match="never"):
+        supervise(refuse, lambda j: KILLED, said.append, pauses.append, 1)
+    assert len(sent) == 33
 
 
 @given(st.text(max_size=30), st.lists(st.integers(0, 30), max_size=5), st.integers(1, 7))

@@ -33,7 +33,7 @@ def test_messages_name_a_store_without_them(call: Callable[[], object]) -> None:
     assert "s3cret" not in str(told.value)
 
 
-@pytest.mark.parametrize("option", ["password", "token", "access_key", "secret_key"])
+@pytest.mark.parametrize("option", ["password", "token", "access_key", "secret_key", "api_key"])
 def test_secret_options_are_masked(option: str) -> None:
     shown = masked(f"s3://bucket?{option}=s3cret&region=x")
     assert shown == f"s3://bucket?{option}=***&region=x"

@@ -42,6 +42,7 @@ def test_plain_path_is_itself(tmp_path: Path) -> None:
     """What is no URI is looked for on this machine."""
     assert local_path(str(tmp_path)) == tmp_path
     assert local_path("~/x") == Path.home() / "x"
+    assert local_path("~no-such-user/x") == Path("~no-such-user/x")  # is not there, as others say
 
 
 def test_input_is_copied_once(store: Path) -> None:
@@ -102,6 +103,14 @@ def test_unreadable_file(tmp_path: Path) -> None:
     """A file that is not there is a fault with its name."""
     with pytest.raises(SpecError, match=r"absent.csv: cannot be read"):
         manifest_of({"absent.csv": tmp_path / "absent.csv"})
+
+
+@pytest.mark.parametrize("name", ["a b.csv", "../x", ".hidden", "a\nb"])
+def test_name_that_no_store_takes(tmp_path: Path, name: str) -> None:
+    """It is told before anything is copied."""
+    (tmp_path / "x").write_text("")
+    with pytest.raises(SpecError, match=r"(?s)x: is called .* no name in a store\. Use letters"):
+        manifest_of({name: tmp_path / "x"})
 
 
 @given(st.dictionaries(st.from_regex(r"\A[a-z]{1,5}\Z"), st.binary(max_size=8), max_size=4))

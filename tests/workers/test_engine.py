@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from search_spaces.contracts import Compute, SilentReporter, TrialRequest, TrialResult
+from search_spaces.errors import SpecError
 from search_spaces.models import ModelFacts
 from search_spaces.resolve import TaskFacts
 from search_spaces.trial import (
@@ -119,6 +120,15 @@ def test_a_failed_trial_leaves_nothing_behind(root: Path, toys: Any) -> None:
         warm(diverging, silent)
     after = warm(wanted(root, toys, 2, "after"), silent)
     assert bits(after) == bits(TrialRunner()(wanted(root, toys, 2, "clean"), silent))
+
+
+def test_other_weights_are_refused(root: Path, toys: Any) -> None:
+    """A folder that another node sees otherwise trains nothing under the planned trial's key."""
+    made = request(root, *toys[0])
+    planned = made.spec.model.model_copy(update={"theta0_sha256": "0" * 64})
+    spec = made.spec.model_copy(update={"model": planned})
+    with pytest.raises(SpecError, match=r"holds theta_0 \w{10}, but .* planned with 0000000000"):
+        Engines().engine(made.model_copy(update={"spec": spec}))
 
 
 def test_an_engine_serves_one_shape_and_few_are_kept(root: Path, toys: Any) -> None:
