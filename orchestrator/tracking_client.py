@@ -5,11 +5,12 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import ssl
 import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -139,24 +140,33 @@ def found_or_made_experiment(client: MlflowClient, uri: str, name: str) -> str:
 
 
 def search_all(
-    client: MlflowClient, experiment_id: str, condition: str, view: int = ViewType.ACTIVE_ONLY
+    client: MlflowClient,
+    experiment_id: str,
+    condition: str,
+    view: int = ViewType.ACTIVE_ONLY,
+    on_page: Callable[[], None] = lambda: None,
 ) -> list[Run]:
-    """Return all runs that fulfil an MLflow filter, page by page.
+    """Return all runs that fulfil an MLflow filter, page by page; each once.
+
+    MLflow counts pages from the newest run: one that begins meanwhile moves an older run to the
+    next page, where it is met again.
 
     Args:
         client: Connected.
         experiment_id: Where to look.
         condition: The filter.
         view: Active runs, deleted ones or both.
+        on_page: Told after each page.
     """
-    runs: list[Run] = []
+    runs: dict[str, Run] = {}
     token = None
     while True:
         page = client.search_runs([experiment_id], condition, view, _PAGE, page_token=token)
-        runs.extend(page)
+        runs.update({run.info.run_id: run for run in page})
+        on_page()
         token = page.token
         if not token:
-            return runs
+            return list(runs.values())
 
 
 def quoted(value: str) -> str:
@@ -192,6 +202,10 @@ def _probe(uri: str, timeout_s: float) -> None:
         urllib.request.urlopen(f"{_anonymous(uri)}/health", timeout=timeout_s).close()
     except urllib.error.HTTPError:
         return
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):
+            raise _unreachable(uri, first_line(error)) from error
+        # It answers. Which certificates MLflow's client accepts is set by variables of its own.
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise _unreachable(uri, first_line(error)) from error
 
