@@ -24,6 +24,7 @@ from orchestrator.tracking_client import active_experiment, explained, open_exis
 from orchestrator.tracking_diff import is_at_hand
 from orchestrator.tracking_sync import Fault, MirrorView, mend, restore_parent
 from orchestrator.tracking_verdicts import VerdictPlan, plan_verdicts, wanted_verdicts
+from orchestrator.tracking_writer import told_apart
 from orchestrator.transfer_judging import TransferTable, judge_transfers
 from search_spaces.contracts import TrialResult, TrialState
 from search_spaces.errors import UserError
@@ -149,12 +150,13 @@ def check_mirror(context: SweepContext, store: Store, verify: bool = False) -> S
             return sweep.report([Entry("experiment", "", "is missing", "made, with all its runs")])
         asked = sweep_condition(sweep.spec.name, sweep.sweep_hash)
         parents = search_all(client, experiment_id, asked)
-        parent_id = parents[0].info.run_id if parents else ""
-        entries = [] if parents else [_sweeps_run("restored or made")]
+        parent, _ = told_apart(parents)
+        parent_id = parent.info.run_id if parent else ""
+        entries = _copies_entries(len(parents)) if parent else [_sweeps_run("restored or made")]
         view = sweep.view(client, experiment_id, parent_id)
         entries += [_entry(fault) for fault in view.faults(sweep.found)]
         if sweep.has_ended:
-            entries += _state_entries(parents[0], sweep) if parents else []
+            entries += _state_entries(parent, sweep) if parent else []
             entries += _verdict_entries(_verdict_plan(client, experiment_id, parent_id, sweep))
     return sweep.report(entries)
 
@@ -197,8 +199,9 @@ def _with_parent(sweep: _Sweep) -> tuple[list[Entry], MlflowTracker]:
             entries.append(Entry("experiment", "", "is missing", "made"))
         elif restore_parent(client, experiment_id, sweep.spec.name, sweep.sweep_hash):
             entries.append(Entry(_PARENT, "", "was deleted", "restored"))
-        elif not search_all(client, experiment_id, asked):
-            entries.append(_sweeps_run("made"))
+        else:
+            num = len(search_all(client, experiment_id, asked))
+            entries += _copies_entries(num) if num else [_sweeps_run("made")]
     return entries, tracker_of(sweep.context)
 
 
@@ -266,6 +269,13 @@ def _entry(fault: Fault, remedy: str = "", is_left: bool = False) -> Entry:
 
 def _sweeps_run(remedy: str) -> Entry:
     return Entry(_PARENT, "", "is missing", remedy)
+
+
+def _copies_entries(num_runs: int) -> list[Entry]:
+    """Return that the sweep's own run is there more than once; MlflowTracker mends it."""
+    if num_runs == 1:
+        return []
+    return [Entry(_PARENT, "", f"is there {num_runs} times", "copies moved to MLflow's trash")]
 
 
 def _note_lag(context: SweepContext, report: SyncReport) -> None:

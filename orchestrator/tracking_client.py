@@ -35,8 +35,10 @@ _SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
-# What MLflow's client lets through: errors of requests and urllib are OSErrors.
-_FAILURES = (MlflowException, SQLAlchemyError, OSError, http.client.HTTPException)
+# What MLflow's client lets through, beside the errors of libraries that keep files for it, such as
+# boto3, or their absence: errors of requests and urllib are OSErrors.
+_FAILURES = (MlflowException, SQLAlchemyError, OSError, http.client.HTTPException, ImportError)
+_OURS = {"builtins", "orchestrator", "cluster", "workers", "search_spaces"}
 _CHATTY = ("alembic", "mlflow.store.db.utils")  # they narrate how a new database is made
 
 
@@ -87,7 +89,9 @@ def explained(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except _FAILURES as error:
+    except Exception as error:
+        if not isinstance(error, _FAILURES) and type(error).__module__.split(".")[0] in _OURS:
+            raise  # a message of ours, or a mistake
         raise UserError(
             f"tracking.uri: MLflow at '{masked(uri)}' failed: {first_line(error)}. "
             "See that it runs and that you may use it; what is in the store is safe."

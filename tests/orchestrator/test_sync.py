@@ -346,6 +346,16 @@ def test_files_elsewhere_are_compared_by_size_and_that_is_said(place: Place) -> 
 
 
 @pytest.mark.slow
+def test_the_sweeps_own_run_is_there_once(place: Place) -> None:
+    """A copy counts for nothing, and no trial is said to belong to another run."""
+    before, run = place.content(), place.run(0, "tags.kind = 'sweep'")
+    tags = {name: run.data.tags[name] for name in ("kind", "sweep", "sweep_hash")}
+    place.client.create_run(run.info.experiment_id, tags=tags)
+    assert place.mended() == ("is there 2 times", "copies moved to MLflow's trash")
+    assert place.content() == before
+
+
+@pytest.mark.slow
 def test_the_sweeps_own_run_is_restored_with_its_state(place: Place) -> None:
     run = place.run(0, "tags.kind = 'sweep'")
     place.client.delete_run(run.info.run_id)

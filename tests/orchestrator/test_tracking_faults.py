@@ -146,6 +146,7 @@ def test_a_verdict_that_still_holds_stays_the_same_run(uri: str) -> None:
     assert {run.info.run_id for run in after} == {run.info.run_id for run in before}
 
 
+@pytest.mark.slow
 def test_what_people_wrote_on_a_verdict_outlives_a_change_of_it(uri: str) -> None:
     """The run goes, since MLflow cannot take back a metric; the new one has their tags."""
     tracker = MlflowTracker(uri, "words", "small", "hash")
@@ -238,6 +239,19 @@ def test_credentials_are_never_shown() -> None:
 def test_whatever_a_client_raises_is_explained(error: Exception, said: str) -> None:
     with pytest.raises(UserError, match=said), explained("sqlite:///m.db"):
         raise error
+
+
+def test_errors_of_libraries_that_keep_files_are_explained_and_mistakes_are_not() -> None:
+    """MLflow lets pass what boto3 raises, and that it is not installed."""
+    library = type("NoCredentialsError", (Exception,), {"__module__": "botocore.exceptions"})
+    for error in (library("Unable to locate credentials"), ImportError("No module named 'boto3'")):
+        said = rf"MLflow at 'sqlite:///m.db' failed: {error}\. See that it runs"
+        with pytest.raises(UserError, match=said), explained("sqlite:///m.db"):
+            raise error
+    for error in (KeyError("key"), UserError("no room.")):
+        with pytest.raises(type(error)) as told, explained("sqlite:///m.db"):
+            raise error
+        assert told.value is error
 
 
 @contextmanager
