@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mlflow.entities import Run
+from mlflow.entities import Run, RunData
 
 from orchestrator.judging import Judged
 from orchestrator.registry import Candidate, TicketRegistry
@@ -16,7 +16,7 @@ from orchestrator.tracking_client import (
     found_or_made_experiment,
     open_client,
     quoted,
-    search_all,
+    search_each,
 )
 from orchestrator.tracking_verdicts import (
     VerdictPlan,
@@ -148,10 +148,11 @@ class MlflowTracker:
         condition = f"tags.trial_key != '' and tags.sweep = {quoted(self.sweep)}"
         by_key: dict[str, list[Run]] = {}
         with explained(self.uri):
-            found = search_all(self.client, self.experiment_id, condition, on_page=self._count)
+            found = search_each(self.client, self.experiment_id, condition, on_page=self._count)
             for run in found:
-                if is_own(run) and run.data.tags["trial_key"] in keys:
-                    by_key.setdefault(run.data.tags["trial_key"], []).append(run)
+                key = run.data.tags["trial_key"]
+                if is_own(run) and key in keys:  # of its content nothing is kept: there are many
+                    by_key.setdefault(key, []).append(Run(run.info, RunData()))
             for runs in by_key.values():
                 for copy in told_apart(runs)[1]:
                     self.client.delete_run(copy.info.run_id)

@@ -150,7 +150,18 @@ def search_all(
     view: int = ViewType.ACTIVE_ONLY,
     on_page: Callable[[], None] = lambda: None,
 ) -> list[Run]:
-    """Return all runs that fulfil an MLflow filter, page by page; each once.
+    """Return all runs that fulfil an MLflow filter; see `search_each`."""
+    return list(search_each(client, experiment_id, condition, view, on_page))
+
+
+def search_each(
+    client: MlflowClient,
+    experiment_id: str,
+    condition: str,
+    view: int = ViewType.ACTIVE_ONLY,
+    on_page: Callable[[], None] = lambda: None,
+) -> Iterator[Run]:
+    """Yield the runs that fulfil an MLflow filter, page by page; each once.
 
     MLflow counts pages from the newest run: one that begins meanwhile moves an older run to the
     next page, where it is met again.
@@ -162,15 +173,15 @@ def search_all(
         view: Active runs, deleted ones or both.
         on_page: Told after each page.
     """
-    runs: dict[str, Run] = {}
-    token = None
+    seen, token = set[str](), None
     while True:
         page = client.search_runs([experiment_id], condition, view, _PAGE, page_token=token)
-        runs.update({run.info.run_id: run for run in page})
         on_page()
+        yield from (run for run in page if run.info.run_id not in seen)
+        seen.update(run.info.run_id for run in page)
         token = page.token
         if not token:
-            return list(runs.values())
+            return
 
 
 def quoted(value: str) -> str:

@@ -245,7 +245,7 @@ class TrackingListener(SilentListener):
         spec, judged = self._spec, self._judged()
         transfers = judge_transfers(spec, list(self._trials.values()), self._results)
         self._tracker.log_verdicts(judged, spec.verdict.rule, spec.replicate, transfers)
-        self._tracker.finish(self._outcome is not None and self._outcome.succeeded)
+        self._tracker.finish(self._outcome is not None and not self._outcome.has_failures)
 
     def _stop(self) -> None:
         self._tracker.finish(succeeded=False)

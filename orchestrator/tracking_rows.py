@@ -83,18 +83,30 @@ def lineage_rows(
     spec: TrialSpec, result: TrialResult | None, store: Store
 ) -> Iterator[dict[str, object]]:
     """Yield a trial and its mask's ancestors, back to the dense trial that was pruned first."""
+    return (lineage_row(*one) for one in ancestors(spec, result, store))
+
+
+def ancestors(
+    spec: TrialSpec, result: TrialResult | None, store: Store
+) -> Iterator[tuple[TrialSpec, TrialResult | None]]:
+    """Yield a trial and its mask's ancestors; where the store lacks one they end before it."""
     current: TrialSpec | None = spec
     while current is not None:
-        mask = result.input_mask if result else None
-        yield {
-            "trial_key": current.key,
-            "mask_sha256": mask.sha256 if mask else None,
-            "num_removed": current.num_removed,
-            "sparsity": current.num_removed / current.model.num_prunable,
-        }
+        yield current, result
         parent = current.mask_parent
         record = store.record(parent.parent) if parent else None
         current, result = (record.spec, record.result) if record else (None, None)
+
+
+def lineage_row(spec: TrialSpec, result: TrialResult | None) -> dict[str, object]:
+    """Return what a lineage says of one trial."""
+    mask = result.input_mask if result else None
+    return {
+        "trial_key": spec.key,
+        "mask_sha256": mask.sha256 if mask else None,
+        "num_removed": spec.num_removed,
+        "sparsity": spec.num_removed / spec.model.num_prunable,
+    }
 
 
 def mask_file(trial: Trial, result: TrialResult, store: Store) -> tuple[str, bytes] | None:

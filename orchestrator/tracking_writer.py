@@ -18,7 +18,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from orchestrator.store import Store
 from orchestrator.tracking_rows import (
     RARE_TAGS,
-    lineage_rows,
+    ancestors,
+    lineage_row,
     mask_file,
     mask_info,
     require_same,
@@ -149,10 +150,14 @@ def write_files(
 ) -> None:
     """Copy a trial's lineage, and the mask of a final trial, out of the store.
 
+    A lineage that has lost ancestors in the store replaces none.
+
     Raises:
         UserError: The mask is not the committed one.
     """
-    log_bytes(client, run_id, LINEAGE_FILE, _lineage(trial, result, store))
+    lineage, is_whole = _lineage(trial, result, store)
+    if is_whole or LINEAGE_FILE not in {one.path for one in client.list_artifacts(run_id)}:
+        log_bytes(client, run_id, LINEAGE_FILE, lineage)
     info, mask = mask_info(trial, store), mask_file(trial, result, store)
     if info is not None and mask is not None:
         require_same(trial, info, mask[1])
@@ -160,12 +165,17 @@ def write_files(
 
 
 def wanted_files(trial: Trial, result: TrialResult, store: Store) -> dict[str, ArtifactInfo]:
-    """Return size and hash of every file that ``write_files`` keeps with a run, by path."""
-    lineage = _lineage(trial, result, store)
-    digest = hashlib.sha256(lineage).hexdigest()
-    known = ArtifactInfo(name=LINEAGE_FILE, sha256=digest, num_bytes=len(lineage))
+    """Return size and hash of every file that ``write_files`` keeps with a run, by path.
+
+    Files of which the store has lost something are not among them: those in MLflow may be whole.
+    """
     mask = mask_info(trial, store)
-    return {LINEAGE_FILE: known} | ({f"{MASK_FOLDER}/{mask.name}": mask} if mask else {})
+    files = {f"{MASK_FOLDER}/{mask.name}": mask} if mask else {}
+    data, is_whole = _lineage(trial, result, store)
+    if is_whole:
+        digest = hashlib.sha256(data).hexdigest()
+        files[LINEAGE_FILE] = ArtifactInfo(name=LINEAGE_FILE, sha256=digest, num_bytes=len(data))
+    return files
 
 
 def log_bytes(client: MlflowClient, run_id: str, path: str, data: bytes) -> None:
@@ -211,9 +221,11 @@ def _fitted(value: str) -> str:
     return start.rpartition(",")[0] or start[:-1]
 
 
-def _lineage(trial: Trial, result: TrialResult, store: Store) -> bytes:
-    rows = list(lineage_rows(trial.spec, result, store))
-    return json.dumps({"lineage": rows}, indent=2).encode()
+def _lineage(trial: Trial, result: TrialResult, store: Store) -> tuple[bytes, bool]:
+    """Return the file, and whether the store has all of the trial's ancestors."""
+    chain = list(ancestors(trial.spec, result, store))
+    rows = [lineage_row(*one) for one in chain]
+    return json.dumps({"lineage": rows}, indent=2).encode(), chain[-1][0].mask_parent is None
 
 
 def _data(trial: Trial) -> DatasetInput:

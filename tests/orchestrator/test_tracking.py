@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import socket
 import time
 from dataclasses import replace
@@ -17,12 +18,13 @@ from mlflow.entities import Run, ViewType
 
 from orchestrator import tracking, tracking_client
 from orchestrator.listeners import SweepOutcome
+from orchestrator.queries import lineage
 from orchestrator.retries import Cause
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
 from orchestrator.tracking_client import open_client, quoted, search_all
 from orchestrator.tracking_listener import TrackingListener
-from orchestrator.tracking_sync import MirrorView
+from orchestrator.tracking_sync import MirrorView, mend
 from orchestrator.tracking_writer import fitted
 from search_spaces.contracts import FailureClass, TrialResult, TrialState
 from search_spaces.errors import UserError
@@ -176,6 +178,21 @@ def test_a_damaged_mask_does_not_reach_mlflow(uri: str, tmp_path: Path) -> None:
     assert run.info.status == "RUNNING"
 
 
+def test_a_lineage_that_the_store_has_lost_stays_whole_in_mlflow(uri: str, tmp_path: Path) -> None:
+    """Somebody made room in the store: what is left there is no reason to forget the rest."""
+    store, trials, results = committed_lineage(tmp_path)
+    tracker = MlflowTracker(uri, "forgotten", "small", "hash")
+    tracker.catch_up(trials, store)
+    shutil.rmtree(tmp_path / "store" / "results" / trials[0].key)
+    found = {trials[2].key: (trials[2], results[2])}
+    assert list(view_of(tracker, store).faults(found)) == []
+    (run,) = runs_of(uri, "forgotten", f"tags.trial_key = '{trials[2].key}'")
+    tracker.client.set_tag(run.info.run_id, "task", "other")
+    (fault,) = view_of(tracker, store).faults(found)
+    mend(tracker, store, fault)
+    assert len(lineage(uri, "forgotten", trials[2].key)) == 3
+
+
 class Growing(MlflowClient):
     """A client of an experiment in which somebody else begins a run before every page."""
 
@@ -261,8 +278,12 @@ def test_a_level_that_never_began_is_not_jumped_over(uri: str, tmp_path: Path) -
     for trial in trials:
         if trial.spec.num_removed != 100:
             listener.succeeded(trial, results[trial.key])
-    listener.finished(outcome(len(trials)))
+    ended = outcome(len(trials))
+    ended.counts[TrialState.CANCELLED] = 2
+    listener.finished(ended)
     assert listener.close(30)
+    (parent,) = runs_of(uri, "skipped", "tags.kind = 'sweep'")
+    assert parent.info.status == "FINISHED", "as 'tickets sync' has it: nothing failed"
     undecided = runs_of(uri, "skipped", "tags.outcome = 'undecided' and tags.rule = 'strict'")
     assert [run.data.metrics["sparsity"] for run in undecided] == [0.1]
     assert runs_of(uri, "skipped", "tags.kind = 'verdict' and tags.contiguous = 'true'") == []
