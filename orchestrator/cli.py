@@ -128,7 +128,8 @@ def run(
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    tracking = TrackingListener(tracker, spec, store, say, lag_path=lag_path(context.journal_path))
+    lag = lag_path(context.journal_path)
+    tracking = TrackingListener(tracker, spec, store, say, lag_path=lag, trials=context.trials)
     try:
         with CtrlC() as ctrl_c, LiveProgress(console, len(context.trials)) as progress:
             both = ListenerGroup([progress, tracking])

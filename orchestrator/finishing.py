@@ -131,7 +131,7 @@ def mirror_finished(
     judged = judge_sweep(spec, trials, results, failed)
     transfers = judge_transfers(spec, trials, results)
     tracker.log_verdicts(judged, spec.verdict.rule, spec.replicate, transfers)
-    tracker.finish(succeeded=True)
+    tracker.finish(succeeded=not failed)
     register_winners(tracker, spec, trials, results, judged, store)
     if files:
         tracker.log_report(files)

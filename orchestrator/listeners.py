@@ -34,6 +34,11 @@ class SweepOutcome:
         fine = self.counts[TrialState.SUCCEEDED] + self.counts[TrialState.SKIPPED]
         return fine == sum(self.counts.values())
 
+    @property
+    def has_failures(self) -> bool:
+        """Whether any trial failed for good or waits for one that did; a cancelled one did not."""
+        return any(self.counts.get(one) for one in (TrialState.FAILED, TrialState.BLOCKED))
+
 
 class Listener(Protocol):
     """Told of every change after it is durable.

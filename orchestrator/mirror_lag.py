@@ -68,6 +68,6 @@ def describe_lag(lag: MirrorLag, now: float) -> str:
     if lag.failing_since is None:
         return f"{waiting}."
     return (
-        f"{waiting}; it has been failing for {show_seconds(now - lag.failing_since)}. "
+        f"{waiting}; it has been failing for {show_seconds(max(0.0, now - lag.failing_since))}. "
         "It is tried again; 'tickets sync' brings it up to date at any time."
     )

@@ -32,6 +32,7 @@ _TAGS = {
     *("report.outcome", "flags", "trials"),
 }
 _METRICS = {"sparsity", "num_removed", "num_seeds"}
+_SWEEPS = "tags.kind = 'sweep' and tags.sweep != '' and tags.sweep_hash != ''"
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def sweeps(uri: str, experiment: str) -> list[SweepRow]:
     """
     with explained(uri):
         client, experiment_id = _opened(uri, experiment)
-        runs = search_all(client, experiment_id, "tags.kind = 'sweep'")
+        runs = search_all(client, experiment_id, _SWEEPS)
     return [
         SweepRow(
             run.data.tags["sweep"], run.data.tags["sweep_hash"], run.info.status, run.info.run_id

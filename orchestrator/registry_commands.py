@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Annotated
@@ -17,6 +17,10 @@ from orchestrator.report_text import show_percent, show_score, show_signed
 from orchestrator.screens import make_table
 from search_spaces.places import masked
 
+_NUMBERS = (  # tags
+    *("sparsity", "num_seeds"),
+    *("select.mean", "difference", "report.mean", "report.difference"),
+)
 app = typer.Typer()
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -92,7 +96,7 @@ def registered_tickets(uri: str) -> list[RegisteredTicket]:
     Raises:
         UserError: MLflow does not answer.
     """
-    from orchestrator.registry_versions import search_versions, ticket_models
+    from orchestrator.registry_versions import number_of, search_versions, ticket_models
     from orchestrator.tracking_client import explained, open_existing
 
     client = open_existing(uri)
@@ -102,35 +106,38 @@ def registered_tickets(uri: str) -> list[RegisteredTicket]:
             for version in search_versions(client, f"name = '{model.name}'"):
                 number = int(version.version)
                 named = (a for a, at in model.aliases.items() if int(at) == number)
-                found.append(_ticket(model.name, number, tuple(sorted(named)), version.tags))
+                numbers = {name: number_of(version.tags, name) for name in _NUMBERS}
+                aliases = tuple(sorted(named))
+                found.append(_ticket(model.name, number, aliases, version.tags, numbers))
     return sorted(found, key=lambda one: (one.name, -(one.sparsity or 0), one.version))
 
 
 def _ticket(
-    name: str, version: int, aliases: tuple[str, ...], tags: dict[str, str]
+    name: str,
+    version: int,
+    aliases: tuple[str, ...],
+    tags: Mapping[str, str],
+    numbers: Mapping[str, float | None],
 ) -> RegisteredTicket:
+    num_seeds = numbers["num_seeds"]
     return RegisteredTicket(
         name=name,
         version=version,
         aliases=aliases,
         status=tags.get("status", ""),
-        sparsity=_number(tags, "sparsity"),
-        num_seeds=int(tags["num_seeds"]) if "num_seeds" in tags else None,
+        sparsity=numbers["sparsity"],
+        num_seeds=None if num_seeds is None else round(num_seeds),
         metric=tags.get("metric", ""),
-        select_mean=_number(tags, "select.mean"),
-        difference=_number(tags, "difference"),
-        report_mean=_number(tags, "report.mean"),
-        report_difference=_number(tags, "report.difference"),
+        select_mean=numbers["select.mean"],
+        difference=numbers["difference"],
+        report_mean=numbers["report.mean"],
+        report_difference=numbers["report.difference"],
         rule=tags.get("rule", ""),
         method=tags.get("method", ""),
         sweep=tags.get("sweep", ""),
         flags=tuple(filter(None, tags.get("flags", "").split(","))),
         mask_sha256=tags.get("mask_sha256", ""),
     )
-
-
-def _number(tags: dict[str, str], name: str) -> float | None:
-    return float(tags[name]) if name in tags else None
 
 
 def _show(console: Console, tickets: Sequence[RegisteredTicket], uri: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -68,7 +70,8 @@ def set_aliases(client: MlflowClient, name: str) -> None:
         status = "matching" if _is_held(version) else "withdrawn"
         if version.tags.get("status") != status:
             client.set_model_version_tag(name, str(version.version), "status", status)
-    wanted = _wanted_aliases([version for version in versions if _is_held(version)])
+    held = [version for version in versions if _is_held(version)]
+    wanted = _wanted_aliases([v for v in held if number_of(v.tags, "sparsity") is not None])
     model = registered_model(client, name)
     current = {alias: str(number) for alias, number in (model.aliases if model else {}).items()}
     for alias in current.keys() - wanted.keys():
@@ -109,9 +112,21 @@ def search_versions(client: MlflowClient, condition: str) -> list[ModelVersion]:
             return found
 
 
+def number_of(tags: Mapping[str, str], name: str) -> float | None:
+    """Return a number that a tag tells; None where there is none, or a hand wrote something."""
+    try:
+        number = float(tags[name])
+    except (KeyError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _wanted_aliases(versions: list[ModelVersion]) -> dict[str, str]:
+    """Return the version of each alias; all versions tell their sparsity."""
+
     def score(version: ModelVersion) -> tuple[float, int]:
-        return float(version.tags.get("select.mean", "-inf")), -int(version.version)
+        mean = number_of(version.tags, "select.mean")
+        return -math.inf if mean is None else mean, -int(version.version)
 
     def sparsity(version: ModelVersion) -> float:
         return float(version.tags["sparsity"])

@@ -56,6 +56,8 @@ TRIAL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     "seconds_*": (pa.float64(), "duration of each phase in seconds"),
     "peak_memory_gib": (pa.float64(), "GiB"),
     "attempt": (pa.string(), "the attempt that was committed"),
+    "resumed_at_step": (pa.int64(), "step after which it went on from a checkpoint; 0: the start"),
+    "restart_reason": (pa.string(), "why a checkpoint that was there could not be used"),
     "host": (pa.string(), "where it ran"),
     "started_at": (pa.string(), "UTC, ISO 8601"),
     "device": (pa.string(), "numerics: cpu, or the GPU's name"),
@@ -71,7 +73,7 @@ TRIAL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
 _METRICS, _SECONDS = "metric_*", "seconds_*"
 _NUMERICS = ("device", "dtype", "layout", "num_ranks", "micro_batch_size", "num_threads")
 _COUNTED = ("metric", "num_steps", "num_train_tokens", "num_truncated", "peak_memory_gib")
-_COPIED = (*_COUNTED, "attempt", "host", "started_at")
+_COPIED = (*_COUNTED, "attempt", "resumed_at_step", "host", "started_at")
 
 
 def row_files(
@@ -186,6 +188,7 @@ def _outcome(result: TrialResult) -> dict[str, Any]:
         "state": "result",
         **{name: getattr(result, name) for name in _COPIED},
         **{name: getattr(result.numerics, name) for name in _NUMERICS},
+        "restart_reason": result.restart_reason or None,
         "versions": json.dumps(result.numerics.versions, sort_keys=True),
         "loss": result.losses[-1][1] if result.losses else None,
         **{f"seconds_{phase}": value for phase, value in result.seconds.items()},

@@ -26,19 +26,28 @@ def sync(
     check: Annotated[
         bool, typer.Option("--check", help="Only say what is to do; exit code 1 if anything is.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read every file of the runs, also where MLflow keeps them on a server or in an "
+            "object store; else those are compared by size.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Mend what MLflow lacks, or says otherwise than the store; what is right stays as it is.
 
     Missing runs are made, deleted ones restored, values, tags and files that are missing or were
     changed by hand put right. Runs of others, and what people added to ours, are left alone.
+    Where the verdicts of another set of trials of this name are the current ones, they stay so.
     May be repeated, and may run beside 'tickets run'.
     """
     from orchestrator.syncing import check_mirror, sync_mirror
 
     context = SweepContext.open(sweep)
     work = check_mirror if check else sync_mirror
-    report = work(context, Store(context.spec.store))
+    report = work(context, Store(context.spec.store), verify)
     if as_json:
         said = asdict(report) | {"sweep": context.spec.name, "is_check": check}
         typer.echo(json.dumps(said, indent=2))
@@ -60,5 +69,12 @@ def _lines(context: SweepContext, report: SyncReport, check: bool) -> Iterable[s
     else:
         done = "to do" if check else f"done, {report.num_left} left"
         yield f"{place}: {report.num_trials} committed trials, {len(report.entries)} {done}."
+    if not report.are_files_read:
+        yield "Files were compared by size, since MLflow keeps them elsewhere: --verify reads them."
     if not report.has_verdicts:
         yield "The sweep has not ended: its verdicts come with its end."
+    if report.is_superseded:
+        yield (
+            f"The verdicts of another set of trials of the name {context.spec.name} are the "
+            "current ones, and stay so: 'tickets run' makes this sweep's the current ones."
+        )

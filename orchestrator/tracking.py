@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mlflow.entities import Run
+from mlflow.entities import Run, RunData
 
 from orchestrator.judging import Judged
 from orchestrator.registry import Candidate, TicketRegistry
@@ -16,7 +16,7 @@ from orchestrator.tracking_client import (
     found_or_made_experiment,
     open_client,
     quoted,
-    search_all,
+    search_each,
 )
 from orchestrator.tracking_verdicts import (
     VerdictPlan,
@@ -29,6 +29,7 @@ from orchestrator.tracking_writer import (
     RunContent,
     find_one,
     is_own,
+    tags_of_people,
     told_apart,
     trial_content,
     write_content,
@@ -49,6 +50,8 @@ class MlflowTracker:
     of somebody else's sweep, are kept as they were, but tagged ``superseded=true`` and
     ``contiguous=false``; logging them again makes them the current ones.
 
+    A trial has one run, and that tells of one attempt: of the store that was mirrored last.
+
     Not for several threads at once. Every method may raise a UserError: MLflow failed.
 
     Attributes:
@@ -57,7 +60,8 @@ class MlflowTracker:
         experiment_id: Of the experiment.
         parent_id: The sweep's run.
         sweep: Name of the sweep.
-        num_done: How many runs were written, or found up to date: it grows while MLflow works.
+        num_done: Grows with every run that was written or found up to date, and with every page
+            of answers: as long as it does, MLflow works.
 
     Args:
         uri: MLflow tracking URI.
@@ -94,6 +98,8 @@ class MlflowTracker:
     def mirror(self, trial: Trial, result: TrialResult, store: Store | None = None) -> str:
         """Write a trial's run unless it is there; return its run id.
 
+        A run that tells of another attempt goes to MLflow's trash: its values cannot be changed.
+
         Args:
             trial: The trial.
             result: Its committed result.
@@ -103,11 +109,20 @@ class MlflowTracker:
         with explained(self.uri):
             condition = f"tags.trial_key = '{trial.key}' and tags.kind != '' and tags.sweep != ''"
             run = self._found_or_made(condition, content.name, content.tags)
+            if run.data.tags.get("attempt", result.attempt) != result.attempt:
+                run = self._in_place_of(run, content)
         is_whole = run.info.status == "FINISHED" and content.tags.items() <= run.data.tags.items()
         if not is_whole:
             self.write(run.info.run_id, content, trial, result, store)
         self.num_done += 1
         return str(run.info.run_id)
+
+    def make_anew(self, old: Run, trial: Trial, result: TrialResult, store: Store) -> None:
+        """Write a trial's run in place of an old one, which goes to MLflow's trash."""
+        content = trial_content(trial, result, self.sweep, self.parent_id)
+        with explained(self.uri):
+            run_id = self._in_place_of(old, content).info.run_id
+        self.write(run_id, content, trial, result, store)
 
     def write(
         self,
@@ -133,9 +148,11 @@ class MlflowTracker:
         condition = f"tags.trial_key != '' and tags.sweep = {quoted(self.sweep)}"
         by_key: dict[str, list[Run]] = {}
         with explained(self.uri):
-            for run in search_all(self.client, self.experiment_id, condition):
-                if is_own(run) and run.data.tags["trial_key"] in keys:
-                    by_key.setdefault(run.data.tags["trial_key"], []).append(run)
+            found = search_each(self.client, self.experiment_id, condition, on_page=self._count)
+            for run in found:
+                key = run.data.tags["trial_key"]
+                if is_own(run) and key in keys:  # of its content nothing is kept: there are many
+                    by_key.setdefault(key, []).append(Run(run.info, RunData()))
             for runs in by_key.values():
                 for copy in told_apart(runs)[1]:
                     self.client.delete_run(copy.info.run_id)
@@ -182,7 +199,7 @@ class MlflowTracker:
         common["mlflow.parentRunId"] = self.parent_id
         wanted = wanted_verdicts(self.sweep, self._sweep_hash, common, judged, transfers)
         with explained(self.uri):
-            return plan_verdicts(self.client, self.experiment_id, self.sweep, wanted)
+            return plan_verdicts(self.client, self.experiment_id, self.sweep, wanted, self._count)
 
     def catch_up(self, trials: Iterable[Trial], store: Store) -> int:
         """Mirror every committed trial; return how many there are."""
@@ -218,6 +235,14 @@ class MlflowTracker:
 
     def _count(self) -> None:
         self.num_done += 1
+
+    def _in_place_of(self, old: Run, content: RunContent) -> Run:
+        """Return a new run; what people wrote on the old one is on the new one from its start."""
+        tags = {**tags_of_people(old, content.tags), **content.tags}
+        new = self.client.create_run(self.experiment_id, tags=tags, run_name=content.name)
+        if old.info.lifecycle_stage == "active":
+            self.client.delete_run(old.info.run_id)
+        return new
 
     def _found_or_made(self, condition: str, name: str, tags: Mapping[str, str]) -> Run:
         # The naming tags are there from the start, so that a kill leaves a run that is found again.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import ssl
 import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,8 +35,10 @@ _SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
-# What MLflow's client lets through: errors of requests and urllib are OSErrors.
-_FAILURES = (MlflowException, SQLAlchemyError, OSError, http.client.HTTPException)
+# What MLflow's client lets through, beside the errors of libraries that keep files for it, such as
+# boto3, or their absence: errors of requests and urllib are OSErrors.
+_FAILURES = (MlflowException, SQLAlchemyError, OSError, http.client.HTTPException, ImportError)
+_OURS = {"builtins", "orchestrator", "cluster", "workers", "search_spaces"}
 _CHATTY = ("alembic", "mlflow.store.db.utils")  # they narrate how a new database is made
 
 
@@ -86,7 +89,9 @@ def explained(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except _FAILURES as error:
+    except Exception as error:
+        if not isinstance(error, _FAILURES) and type(error).__module__.split(".")[0] in _OURS:
+            raise  # a message of ours, or a mistake
         raise UserError(
             f"tracking.uri: MLflow at '{masked(uri)}' failed: {first_line(error)}. "
             "See that it runs and that you may use it; what is in the store is safe."
@@ -139,24 +144,44 @@ def found_or_made_experiment(client: MlflowClient, uri: str, name: str) -> str:
 
 
 def search_all(
-    client: MlflowClient, experiment_id: str, condition: str, view: int = ViewType.ACTIVE_ONLY
+    client: MlflowClient,
+    experiment_id: str,
+    condition: str,
+    view: int = ViewType.ACTIVE_ONLY,
+    on_page: Callable[[], None] = lambda: None,
 ) -> list[Run]:
-    """Return all runs that fulfil an MLflow filter, page by page.
+    """Return all runs that fulfil an MLflow filter; see `search_each`."""
+    return list(search_each(client, experiment_id, condition, view, on_page))
+
+
+def search_each(
+    client: MlflowClient,
+    experiment_id: str,
+    condition: str,
+    view: int = ViewType.ACTIVE_ONLY,
+    on_page: Callable[[], None] = lambda: None,
+) -> Iterator[Run]:
+    """Yield the runs that fulfil an MLflow filter, page by page; each once.
+
+    MLflow counts pages from the newest run: one that begins meanwhile moves an older run to the
+    next page, where it is met again.
 
     Args:
         client: Connected.
         experiment_id: Where to look.
         condition: The filter.
         view: Active runs, deleted ones or both.
+        on_page: Told after each page.
     """
-    runs: list[Run] = []
-    token = None
+    seen, token = set[str](), None
     while True:
         page = client.search_runs([experiment_id], condition, view, _PAGE, page_token=token)
-        runs.extend(page)
+        on_page()
+        yield from (run for run in page if run.info.run_id not in seen)
+        seen.update(run.info.run_id for run in page)
         token = page.token
         if not token:
-            return runs
+            return
 
 
 def quoted(value: str) -> str:
@@ -192,6 +217,10 @@ def _probe(uri: str, timeout_s: float) -> None:
         urllib.request.urlopen(f"{_anonymous(uri)}/health", timeout=timeout_s).close()
     except urllib.error.HTTPError:
         return
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):
+            raise _unreachable(uri, first_line(error)) from error
+        # It answers. Which certificates MLflow's client accepts is set by variables of its own.
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise _unreachable(uri, first_line(error)) from error
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
+from mlflow.exceptions import MlflowException
 
-from orchestrator.tracking_writer import LOSS, RunContent
+from orchestrator.tracking_client import first_line
+from orchestrator.tracking_writer import LOSS, RunContent, as_kept
+from search_spaces.contracts import ArtifactInfo
 
 # What depends on a sweep that a trial belongs to; a trial of several has those of one.
 OF_ONE_SWEEP = frozenset(
@@ -45,8 +52,9 @@ def differences(
     client: MlflowClient,
     run: Run,
     content: RunContent,
-    files: Mapping[str, int],
+    files: Mapping[str, ArtifactInfo],
     ignored: Collection[str] = (),
+    reads_files: bool = True,
 ) -> list[Difference]:
     """Compare a run with what it should say; what people added to it is theirs.
 
@@ -54,8 +62,9 @@ def differences(
         client: Connected.
         run: The run, active or deleted.
         content: What it should say.
-        files: Size in bytes of every file that it should have.
+        files: Every file that it should have, by path.
         ignored: Tags that may say anything.
+        reads_files: Whether a file of the right size is read, and its content compared.
     """
     found = [*_tags(run, content, ignored), *_params(run, content), *_metrics(run, content)]
     found += _losses(client, run, content)
@@ -65,14 +74,20 @@ def differences(
     there = {(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs}
     if (wanted.name, wanted.digest) not in there:
         found.append(Difference(f"its data set {wanted.name} is not named"))
-    return [*found, *_files(client, run, files)]
+    return [*found, *_files(client, run, files, reads_files)]
+
+
+def is_at_hand(place: str) -> bool:
+    """Whether the files of an artifact location lie in a folder, where reading costs little."""
+    return urlsplit(place).scheme in ("", "file")
 
 
 def _tags(run: Run, content: RunContent, ignored: Collection[str]) -> Iterator[Difference]:
     for name, value in content.tags.items():
         told = run.data.tags.get(name)
         if name not in ignored and told != value:
-            yield Difference(_said("tag", name, told, value))
+            is_other = name == "attempt" and told is not None  # and so are the values
+            yield Difference(_said("tag", name, told, value), is_other)
 
 
 def _params(run: Run, content: RunContent) -> Iterator[Difference]:
@@ -87,7 +102,7 @@ def _metrics(run: Run, content: RunContent) -> Iterator[Difference]:
         if metric.key == LOSS:
             continue
         told = run.data.metrics.get(metric.key)
-        if told != metric.value:
+        if told is None or as_kept(told) != as_kept(metric.value):
             text = _said("metric", metric.key, told, metric.value)
             yield Difference(text, is_final=told is not None)
 
@@ -104,22 +119,36 @@ def _losses(client: MlflowClient, run: Run, content: RunContent) -> Iterator[Dif
         yield Difference(f"metric {LOSS} lacks {num} of {len(wanted)} points")
 
 
-def _files(client: MlflowClient, run: Run, files: Mapping[str, int]) -> Iterator[Difference]:
+def _files(
+    client: MlflowClient, run: Run, files: Mapping[str, ArtifactInfo], reads: bool
+) -> Iterator[Difference]:
     folders = {path.rpartition("/")[0] for path in files}
     there = {
         item.path: item.file_size
         for folder in folders
         for item in client.list_artifacts(run.info.run_id, folder or None)
     }
-    for path, num_bytes in files.items():
+    for path, wanted in files.items():
         if path not in there:
             yield Difference(f"file {path} is missing")
-        elif there[path] != num_bytes:
-            yield Difference(f"file {path} has {there[path]} bytes, not {num_bytes}")
+        elif there[path] != wanted.num_bytes:
+            yield Difference(f"file {path} has {there[path]} bytes, not {wanted.num_bytes}")
+        elif reads and (problem := _content_problem(client, run, path, wanted.sha256)):
+            yield Difference(f"file {path} {problem}")
 
 
-def _point(metric: Metric) -> tuple[int, float, int]:
-    return metric.step, metric.value, metric.timestamp
+def _content_problem(client: MlflowClient, run: Run, path: str, sha256: str) -> str:
+    """Return what is wrong with a file's content; "" where nothing is."""
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            data = Path(client.download_artifacts(run.info.run_id, path, place)).read_bytes()
+        except (MlflowException, OSError) as error:  # it is written anew
+            return f"cannot be read: {first_line(error)}"
+    return "" if hashlib.sha256(data).hexdigest() == sha256 else "has another content"
+
+
+def _point(metric: Metric) -> tuple[int, float | None, int]:
+    return metric.step, as_kept(metric.value), metric.timestamp
 
 
 def _said(kind: str, name: str, told: object, wanted: object) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +31,7 @@ PATIENCE_S = 30.0  # with an MLflow that does not answer when the sweep has ende
 _FIRST_PAUSE_S = 1.0  # doubled with each failure
 _SHORTEST_PAUSE_S = 0.05
 _LAG_EVERY_S = 2.0
+_log = logging.getLogger(__name__)
 
 
 class TrackingListener(SilentListener):
@@ -36,7 +39,8 @@ class TrackingListener(SilentListener):
 
     When MLflow fails the sweep goes on. What failed is tried again at once, then it is said once,
     and pauses that double lie between all further tries. What is still missing when the sweep has
-    ended is tried until MLflow has not answered for a while.
+    ended is tried until MLflow has not answered for a while. A sweep that was stopped has not
+    ended: its verdicts, and those that they replace, wait for its end.
 
     Args:
         tracker: Already connected; used by the thread only.
@@ -46,6 +50,8 @@ class TrackingListener(SilentListener):
         pause_s: The longest pause before MLflow is tried again.
         patience_s: How long an MLflow that does not answer is waited for at the end.
         lag_path: Where it is written down how far MLflow is behind; None = nowhere.
+        trials: All trials of the sweep. Verdicts must know of those that nobody speaks of here:
+            a level that never began, or that a policy skipped, is no level to jump over.
     """
 
     def __init__(
@@ -57,13 +63,14 @@ class TrackingListener(SilentListener):
         pause_s: float = PAUSE_S,
         patience_s: float = PATIENCE_S,
         lag_path: Path | None = None,
+        trials: Iterable[Trial] = (),
     ) -> None:
         self._tracker, self._spec, self._store, self._say = tracker, spec, store, say
         self._pause_s, self._patience_s = max(pause_s, _SHORTEST_PAUSE_S), patience_s
-        self._lag_path, self._lag_at = lag_path, 0.0
+        self._lag_path, self._lag_at = lag_path, -math.inf
         self._failing_since: float | None = None
         self._queue: queue.SimpleQueue[str] = queue.SimpleQueue()  # of keys
-        self._trials: dict[str, Trial] = {}
+        self._trials: dict[str, Trial] = {trial.key: trial for trial in trials}
         self._results: dict[str, TrialResult] = {}
         self._told_at: dict[str, float] = {}  # of those that are not mirrored yet, oldest first
         self._mirrored: set[str] = set()
@@ -132,7 +139,7 @@ class TrackingListener(SilentListener):
         problems = self._end()
         if problems:
             others = f" (The first of {len(problems)} failures.)" if len(problems) > 1 else ""
-            self._say(problems[0] + others)
+            self._tell(problems[0] + others)
         self._is_complete = not problems
 
     def _follow(self) -> None:
@@ -150,21 +157,23 @@ class TrackingListener(SilentListener):
                 continue
             self._queue.put(key)
             if not has_failed:
-                self._say(f"{problem} The sweep goes on; the mirror is tried again.")
+                self._tell(f"{problem} The sweep goes on; the mirror is tried again.")
             has_failed = True
             self._note_lag(is_news=True)
             self._ended.wait(pause_s)
             pause_s = min(2 * pause_s, self._pause_s)
 
     def _end(self) -> list[str]:
-        """Mirror what is missing, judge what there is, register winners; return what went wrong.
+        """Mirror what is missing, judge, register winners; return what went wrong.
 
         A run that cannot be written holds up no other; an MLflow that does not answer ends it.
         """
         missing = sorted(self._results.keys() - self._mirrored)
         writes: list[Callable[[], None]] = [partial(self._mirror, key) for key in missing]
         problems: list[str] = []
-        for action in (self._tracker.check, *writes, self._tidy, self._judge, self._register):
+        has_ended = self._outcome is not None and not self._outcome.cancelled
+        last = (self._judge, self._register) if has_ended else (self._stop,)
+        for action in (self._tracker.check, *writes, self._tidy, *last):
             problem = self._tried(action)
             if problem is not None and (answers := self._answers_again()):
                 problem = self._problem(action)
@@ -207,6 +216,13 @@ class TrackingListener(SilentListener):
             return f"MLflow at {masked(self._tracker.uri)} failed: {first_line(error)}."
         return None
 
+    def _tell(self, text: str) -> None:
+        """Say something; a terminal that is gone is no reason to stop mirroring."""
+        try:
+            self._say(text)
+        except Exception:
+            _log.warning("%s", text)
+
     def _mirror(self, key: str) -> None:
         self._tracker.mirror(self._trials[key], self._results[key], self._store)
         self._mirrored.add(key)
@@ -217,10 +233,10 @@ class TrackingListener(SilentListener):
 
     def _note_lag(self, is_news: bool = False) -> None:
         """Write down how far MLflow is behind, every few seconds."""
-        now = time.time()
-        if self._lag_path is None or not (is_news or now - self._lag_at >= _LAG_EVERY_S):
+        elapsed_s = time.monotonic()  # the clock may be set back
+        if self._lag_path is None or not (is_news or elapsed_s - self._lag_at >= _LAG_EVERY_S):
             return
-        self._lag_at, waiting = now, list(self._told_at.values())
+        self._lag_at, now, waiting = elapsed_s, time.time(), list(self._told_at.values())
         oldest_at = min(waiting, default=None)
         lag = MirrorLag(now, len(self._mirrored), len(waiting), oldest_at, self._failing_since)
         write_lag(self._lag_path, lag)
@@ -229,7 +245,10 @@ class TrackingListener(SilentListener):
         spec, judged = self._spec, self._judged()
         transfers = judge_transfers(spec, list(self._trials.values()), self._results)
         self._tracker.log_verdicts(judged, spec.verdict.rule, spec.replicate, transfers)
-        self._tracker.finish(self._outcome is not None and self._outcome.succeeded)
+        self._tracker.finish(self._outcome is not None and not self._outcome.has_failures)
+
+    def _stop(self) -> None:
+        self._tracker.finish(succeeded=False)
 
     def _register(self) -> None:
         trials, judged = list(self._trials.values()), self._judged()

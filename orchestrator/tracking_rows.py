@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 from orchestrator.judging import REPORT, SELECT, Judged
@@ -9,11 +10,23 @@ from orchestrator.rules import RULES
 from orchestrator.storage import Storage
 from orchestrator.store import Store
 from orchestrator.verdicts import LevelVerdict
-from search_spaces.contracts import ArtifactRef, TrialResult
+from search_spaces.canonical import short
+from search_spaces.contracts import ArtifactInfo, ArtifactRef, TrialResult
+from search_spaces.errors import UserError
 from search_spaces.trial import Trial, TrialSpec
 
 # Identity, run name, metrics, tags.
 VerdictRow = tuple[tuple[str, ...], str, dict[str, float], dict[str, str]]
+RARE_TAGS = frozenset({"source_task", "resumed_at_step", "restart_reason"})  # not of every trial
+NUMBERS = {  # a verdict's metrics, and where a level's verdict has them
+    "num_seeds": "n",
+    "ticket_mean": "ticket_mean",
+    "ticket_std": "ticket_std",
+    "dense_mean": "dense_mean",
+    "dense_std": "dense_std",
+    "difference": "difference_mean",
+    "difference_lower_bound": "difference_lower_bound",
+}
 
 
 def trial_params(spec: TrialSpec) -> dict[str, str]:
@@ -46,9 +59,11 @@ def trial_metrics(trial: Trial, result: TrialResult) -> dict[str, float]:
 def trial_tags(trial: Trial, result: TrialResult) -> dict[str, str]:
     """Return what trials are filtered by, and what differs between attempts."""
     role = trial.main_role
-    tags = {"source_task": role.source_task} if role.source_task else {}
+    step = result.resumed_at_step
+    rare = {"source_task": role.source_task, "restart_reason": result.restart_reason}
+    rare["resumed_at_step"] = str(step) if step else ""
     return {
-        **tags,
+        **{name: value for name, value in rare.items() if value},
         "kind": trial.kind,
         "roles": ",".join(sorted({r.label for r in trial.roles})),
         "method": role.method or "dense",
@@ -68,38 +83,63 @@ def lineage_rows(
     spec: TrialSpec, result: TrialResult | None, store: Store
 ) -> Iterator[dict[str, object]]:
     """Yield a trial and its mask's ancestors, back to the dense trial that was pruned first."""
+    return (lineage_row(*one) for one in ancestors(spec, result, store))
+
+
+def ancestors(
+    spec: TrialSpec, result: TrialResult | None, store: Store
+) -> Iterator[tuple[TrialSpec, TrialResult | None]]:
+    """Yield a trial and its mask's ancestors; where the store lacks one they end before it."""
     current: TrialSpec | None = spec
     while current is not None:
-        mask = result.input_mask if result else None
-        yield {
-            "trial_key": current.key,
-            "mask_sha256": mask.sha256 if mask else None,
-            "num_removed": current.num_removed,
-            "sparsity": current.num_removed / current.model.num_prunable,
-        }
+        yield current, result
         parent = current.mask_parent
         record = store.record(parent.parent) if parent else None
         current, result = (record.spec, record.result) if record else (None, None)
 
 
+def lineage_row(spec: TrialSpec, result: TrialResult | None) -> dict[str, object]:
+    """Return what a lineage says of one trial."""
+    mask = result.input_mask if result else None
+    return {
+        "trial_key": spec.key,
+        "mask_sha256": mask.sha256 if mask else None,
+        "num_removed": spec.num_removed,
+        "sparsity": spec.num_removed / spec.model.num_prunable,
+    }
+
+
 def mask_file(trial: Trial, result: TrialResult, store: Store) -> tuple[str, bytes] | None:
     """Return name and content of a final trial's mask, if one is kept."""
-    ref = _mask_of(trial, store) if trial.kind == "final" else None
-    if ref is None:
+    found = _mask_of(trial, store) if trial.kind == "final" else None
+    if found is None:
         return None
-    folder, _, name = ref.uri.rpartition("/")
+    folder, name = _place(found[0])
     data = Storage(folder).read(name)
     return None if data is None else (name, data)
 
 
-def mask_size(trial: Trial, store: Store) -> tuple[str, int] | None:
-    """Return name and size in bytes of a final trial's mask, if one is kept and still there."""
-    ref = _mask_of(trial, store) if trial.kind == "final" else None
-    if ref is None:
+def mask_info(trial: Trial, store: Store) -> ArtifactInfo | None:
+    """Return what was committed of a final trial's mask file, if one is kept and still there."""
+    found = _mask_of(trial, store) if trial.kind == "final" else None
+    if found is None:
         return None
-    folder, _, name = ref.uri.rpartition("/")
-    (num_bytes,) = Storage(folder).sizes([name])
-    return None if num_bytes is None else (name, num_bytes)
+    folder, name = _place(found[0])
+    return None if Storage(folder).sizes([name]) == [None] else found[1]
+
+
+def require_same(trial: Trial, info: ArtifactInfo, data: bytes) -> None:
+    """Make sure that a trial's mask file is the committed one.
+
+    Raises:
+        UserError: It is not.
+    """
+    if hashlib.sha256(data).hexdigest() != info.sha256:
+        raise UserError(
+            f"The mask file {info.name} of trial {short(trial.key)} in the store is damaged: its "
+            f"sha256 is not the committed {info.sha256[:12]}.... Put the right file back, or "
+            "delete it and repeat 'tickets run', which makes it again."
+        )
 
 
 def verdict_rows(judged: Sequence[Judged]) -> Iterator[VerdictRow]:
@@ -148,15 +188,7 @@ def _row(select: Judged, report: Judged, level: int, rule: str) -> VerdictRow:
 
 
 def _numbers(level: LevelVerdict, prefix: str) -> dict[str, float]:
-    numbers = {
-        "num_seeds": level.n,
-        "ticket_mean": level.ticket_mean,
-        "ticket_std": level.ticket_std,
-        "dense_mean": level.dense_mean,
-        "dense_std": level.dense_std,
-        "difference": level.difference_mean,
-        "difference_lower_bound": level.difference_lower_bound,
-    }
+    numbers = {name: getattr(level, attribute) for name, attribute in NUMBERS.items()}
     return {prefix + name: float(value) for name, value in numbers.items() if value is not None}
 
 
@@ -164,7 +196,7 @@ def _word(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _mask_of(trial: Trial, store: Store) -> ArtifactRef | None:
+def _mask_of(trial: Trial, store: Store) -> tuple[ArtifactRef, ArtifactInfo] | None:
     """Return the committed file of the mask that a trial trained under, if one is kept."""
     parent = trial.spec.mask_parent
     owner, names = trial.key, trial.outputs.artifacts
@@ -173,4 +205,12 @@ def _mask_of(trial: Trial, store: Store) -> ArtifactRef | None:
         names = (f"mask-{parent.pruner}-{parent.num_removed}.arrow",)
     record = store.record(owner)
     kept = [name for name in names if record and name in record.attempts]
-    return store.artifact(owner, kept[0]) if kept else None
+    if record is None or not kept:
+        return None
+    return store.artifact(owner, kept[0]), record.result.artifacts[kept[0]]
+
+
+def _place(file: ArtifactRef) -> tuple[str, str]:
+    """Return folder and name of a file."""
+    folder, _, name = file.uri.rpartition("/")
+    return folder, name

@@ -12,18 +12,10 @@ from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker, sweep_condition
 from orchestrator.tracking_client import explained, search_all
 from orchestrator.tracking_diff import OF_ONE_SWEEP, Difference, differences
-from orchestrator.tracking_writer import (
-    RunContent,
-    file_sizes,
-    is_own,
-    log_rows,
-    told_apart,
-    trial_content,
-)
+from orchestrator.tracking_writer import RunContent, is_own, told_apart, trial_content, wanted_files
 from search_spaces.contracts import TrialResult
 from search_spaces.trial import Trial
 
-_NOTE = "mlflow.note.content"  # what people write about a run in MLflow's own pages
 ANEW = "made anew, because MLflow cannot change what was logged; the old run is in its trash"
 _Found = tuple[Trial, TrialResult]
 
@@ -65,6 +57,7 @@ class MirrorView:
         sweep: Name of the sweep.
         parent_id: The sweep's run; "" where there is none.
         store: Where masks and lineages are.
+        reads_files: Whether files of the right size are read, and their content compared.
     """
 
     client: MlflowClient
@@ -72,6 +65,7 @@ class MirrorView:
     sweep: str
     parent_id: str
     store: Store
+    reads_files: bool = True
     _sweeps: dict[str, str] = field(default_factory=dict)  # names of sweeps by run id
 
     def faults(self, found: Mapping[str, _Found]) -> Iterator[Fault]:
@@ -80,7 +74,8 @@ class MirrorView:
         Args:
             found: Trials and their committed results by key.
         """
-        for run in search_all(self.client, self.experiment_id, "tags.kind = 'sweep'"):
+        asked = "tags.kind = 'sweep' and tags.sweep != ''"
+        for run in search_all(self.client, self.experiment_id, asked):
             self._sweeps[run.info.run_id] = run.data.tags["sweep"]
         runs: dict[str, list[Run]] = {}
         asked = "tags.trial_key != ''"
@@ -135,8 +130,9 @@ class MirrorView:
 
     def _differences(self, run: Run, trial: Trial, result: TrialResult) -> list[Difference]:
         content = trial_content(trial, result, self.sweep, self.parent_id)
-        sizes = file_sizes(trial, result, self.store)
-        return differences(self.client, run, content, sizes, self._ignored(run))
+        files = wanted_files(trial, result, self.store)
+        ignored = self._ignored(run)
+        return differences(self.client, run, content, files, ignored, self.reads_files)
 
     def _ignored(self, run: Run) -> frozenset[str]:
         """Return the tags that are another sweep's: both have the trial, and one has the run."""
@@ -157,16 +153,13 @@ def mend(tracker: MlflowTracker, store: Store, fault: Fault) -> None:
     with explained(tracker.uri):
         for copy in fault.copies:
             tracker.client.delete_run(copy.info.run_id)
-        if run is not None and fault.is_anew and not fault.is_deleted:
-            tracker.client.delete_run(run.info.run_id)
         if run is not None and fault.is_deleted and not fault.is_anew:
             tracker.client.restore_run(run.info.run_id)
-    if fault.is_anew:
-        new_id = tracker.mirror(trial, result, store)
-        if run is not None:
-            with explained(tracker.uri):
-                log_rows(tracker.client, new_id, [], {}, _own_words(run, tracker, trial, result))
-    elif run is not None and not fault.is_whole:
+    if run is None:
+        tracker.mirror(trial, result, store)
+    elif fault.is_anew:
+        tracker.make_anew(run, trial, result, store)
+    elif not fault.is_whole:
         tracker.write(run.info.run_id, _content(tracker, trial, result), trial, result, store)
 
 
@@ -183,15 +176,3 @@ def restore_parent(client: MlflowClient, experiment_id: str, sweep: str, sweep_h
 
 def _content(tracker: MlflowTracker, trial: Trial, result: TrialResult) -> RunContent:
     return trial_content(trial, result, tracker.sweep, tracker.parent_id)
-
-
-def _own_words(
-    run: Run, tracker: MlflowTracker, trial: Trial, result: TrialResult
-) -> dict[str, str]:
-    """Return the tags that people gave a run."""
-    ours = _content(tracker, trial, result).tags
-    return {
-        name: value
-        for name, value in run.data.tags.items()
-        if name not in ours and (name == _NOTE or not name.startswith("mlflow."))
-    }

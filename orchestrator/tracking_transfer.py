@@ -13,6 +13,7 @@ from orchestrator.transfer_rows import trial_keys
 TRANSFER_VERDICT = "transfer-verdict"
 _WORDS = {True: "true", False: "false", None: "undecided"}
 _TOLD = ("difference_dense", "difference_same_task", "pvalue", "pvalue_holm")
+NUMBERS = ("mean", "std", "n", *_TOLD, "interval_low", "interval_high")  # a cell's metrics
 
 
 def transfer_verdicts(tables: Sequence[TransferTable]) -> Iterator[VerdictRow]:
@@ -51,6 +52,6 @@ def _row(table: TransferTable, ours: TransferCell, theirs: TransferCell) -> Verd
 
 def _numbers(cell: TransferCell, prefix: str) -> dict[str, float]:
     low, high = cell.interval or (None, None)
-    numbers = {name: getattr(cell, name) for name in ("mean", "std", "n", *_TOLD)}
-    numbers |= {"interval_low": low, "interval_high": high}
+    known = {"interval_low": low, "interval_high": high}
+    numbers = {name: known[name] if name in known else getattr(cell, name) for name in NUMBERS}
     return {prefix + name: float(value) for name, value in numbers.items() if value is not None}

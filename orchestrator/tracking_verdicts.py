@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from mlflow import MlflowClient
@@ -11,11 +11,15 @@ from mlflow.entities import Metric, Run
 
 from orchestrator.judging import Judged
 from orchestrator.tracking_client import quoted, search_all
-from orchestrator.tracking_rows import verdict_rows
+from orchestrator.tracking_rows import NUMBERS, verdict_rows
+from orchestrator.tracking_transfer import NUMBERS as OF_CELLS
 from orchestrator.tracking_transfer import TRANSFER_VERDICT, transfer_verdicts
-from orchestrator.tracking_writer import log_rows
+from orchestrator.tracking_writer import as_kept, fitted, log_rows, tags_of_people
 from orchestrator.transfer_judging import TransferTable
 from search_spaces.canonical import content_key
+
+_OURS = frozenset({"sparsity", "num_removed", *NUMBERS, *OF_CELLS})  # metrics; others are people's
+_OUR_TAGS = ("beats.", "rule.")  # how names begin of which a verdict may have more or fewer
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,13 @@ class VerdictPlan:
         """Whether anything is to be written."""
         return bool(self.changed or self.past or self.missing)
 
+    @property
+    def is_superseded(self) -> bool:
+        """Whether the verdicts are there, but those of another set of trials are current."""
+        withdrawn = [run for run in self.changed if run.data.tags.get("superseded") == "true"]
+        is_all = len(withdrawn) == len(self.changed) > 0
+        return is_all and not self.num_kept and bool(self.past)
+
 
 def wanted_verdicts(
     sweep: str,
@@ -72,16 +83,21 @@ def wanted_verdicts(
         *transfer_verdicts(transfers),
     ]:
         key = content_key([sweep, sweep_hash, *identity])
-        wanted[key] = Verdict(name, metrics, {**own, **common, "verdict_key": key})
+        tags_of_one = fitted({**own, **common, "verdict_key": key})
+        wanted[key] = Verdict(name, metrics, tags_of_one)
     return wanted
 
 
 def plan_verdicts(
-    client: MlflowClient, experiment_id: str, sweep: str, wanted: Mapping[str, Verdict]
+    client: MlflowClient,
+    experiment_id: str,
+    sweep: str,
+    wanted: Mapping[str, Verdict],
+    on_page: Callable[[], None] = lambda: None,
 ) -> VerdictPlan:
     """Compare the verdict runs of a sweep's name, of every set of trials, with the wanted ones."""
     kept, changed, past = set[str](), list[Run](), list[Run]()
-    for run in _verdict_runs(client, experiment_id, sweep):
+    for run in _verdict_runs(client, experiment_id, sweep, on_page):
         key = run.data.tags.get("verdict_key", "")
         if key in wanted and key not in kept and _holds(run, wanted[key]):
             kept.add(key)
@@ -89,7 +105,12 @@ def plan_verdicts(
             changed.append(run)
         elif run.data.tags.get("superseded") != "true":
             past.append(run)
-    missing = [verdict for key, verdict in wanted.items() if key not in kept]
+    words = {run.data.tags["verdict_key"]: _words(run) for run in reversed(changed)}
+    missing = [
+        replace(verdict, tags={**words.get(key, {}), **verdict.tags})
+        for key, verdict in wanted.items()
+        if key not in kept
+    ]
     return VerdictPlan(len(kept), changed, past, missing)
 
 
@@ -112,10 +133,19 @@ def write_verdict(client: MlflowClient, experiment_id: str, verdict: Verdict) ->
     client.set_terminated(run_id, "FINISHED")
 
 
-def _verdict_runs(client: MlflowClient, experiment_id: str, sweep: str) -> list[Run]:
+def _verdict_runs(
+    client: MlflowClient, experiment_id: str, sweep: str, on_page: Callable[[], None]
+) -> list[Run]:
     name = f"tags.sweep = {quoted(sweep)}"
     asked = [f"tags.kind = '{kind}' and {name}" for kind in ("verdict", TRANSFER_VERDICT)]
-    return [run for one in asked for run in search_all(client, experiment_id, one)]
+    return [run for one in asked for run in search_all(client, experiment_id, one, on_page=on_page)]
+
+
+def _words(run: Run) -> dict[str, str]:
+    """Return the tags that people gave a verdict's run."""
+    tags = run.data.tags
+    ours = {name for name in tags if name.startswith(_OUR_TAGS)}
+    return tags_of_people(run, ours)
 
 
 def _holds(run: Run, verdict: Verdict) -> bool:
@@ -123,4 +153,10 @@ def _holds(run: Run, verdict: Verdict) -> bool:
     told = run.data.tags
     dropped = {name for name in told if name.startswith("beats.")} - verdict.tags.keys()
     is_same = verdict.tags.items() <= told.items() and not dropped
-    return is_same and verdict.metrics == run.data.metrics and run.info.status == "FINISHED"
+    wanted = {name: as_kept(value) for name, value in verdict.metrics.items()}
+    there = {name: as_kept(value) for name, value in run.data.metrics.items() if _is_ours(name)}
+    return is_same and wanted == there and run.info.status == "FINISHED"
+
+
+def _is_ours(metric: str) -> bool:
+    return metric.startswith("over.") or metric.removeprefix("report.") in _OURS

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +17,17 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 
 from orchestrator.store import Store
 from orchestrator.tracking_rows import (
-    lineage_rows,
+    RARE_TAGS,
+    ancestors,
+    lineage_row,
     mask_file,
-    mask_size,
+    mask_info,
+    require_same,
     trial_metrics,
     trial_params,
     trial_tags,
 )
-from search_spaces.contracts import TrialResult
+from search_spaces.contracts import ArtifactInfo, TrialResult
 from search_spaces.trial import Trial
 
 LINEAGE_FILE = "lineage.json"
@@ -31,6 +37,7 @@ OWN_TAGS = frozenset({"trial_key", "kind", "sweep"})  # a run with all of these 
 _MOST_ENTITIES = 1000  # of one log_batch
 _MOST_COPIES = 50
 _LONGEST_TAG = 5000
+_NOTE = "mlflow.note.content"  # what people write about a run in MLflow's own pages
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,36 @@ def trial_content(trial: Trial, result: TrialResult, sweep: str, parent_id: str)
             *(Metric(name, value, time_ms, 0) for name, value in values),
             *(Metric(LOSS, value, time_ms, step) for step, value in result.losses),
         ),
-        tags={name: value[:_LONGEST_TAG] for name, value in tags.items()},
+        tags=fitted(tags),
         data=_data(trial),
     )
+
+
+def fitted(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return tags cut to what every MLflow keeps; of a list with commas whole entries stay."""
+    return {name: _fitted(value) for name, value in tags.items()}
+
+
+def as_kept(value: float) -> float | None:
+    """Return a metric as MLflow's databases keep it, for comparing: no infinity; None is NaN."""
+    if math.isnan(value):
+        return None
+    return max(-sys.float_info.max, min(sys.float_info.max, value))
+
+
+def tags_of_people(run: Run, ours: Iterable[str]) -> dict[str, str]:
+    """Return the tags, and the note, that people gave a run.
+
+    Args:
+        run: The run.
+        ours: Names of the tags that it has from the mirror.
+    """
+    known = {*ours, *RARE_TAGS}
+    return {
+        name: value
+        for name, value in run.data.tags.items()
+        if name not in known and (name == _NOTE or not name.startswith("mlflow."))
+    }
 
 
 def write_content(client: MlflowClient, run_id: str, content: RunContent) -> None:
@@ -114,18 +148,34 @@ def log_rows(
 def write_files(
     client: MlflowClient, run_id: str, trial: Trial, result: TrialResult, store: Store
 ) -> None:
-    """Copy a trial's lineage, and the mask of a final trial, out of the store."""
-    log_bytes(client, run_id, LINEAGE_FILE, _lineage(trial, result, store))
-    mask = mask_file(trial, result, store)
-    if mask is not None:
-        log_bytes(client, run_id, f"{MASK_FOLDER}/{mask[0]}", mask[1])
+    """Copy a trial's lineage, and the mask of a final trial, out of the store.
+
+    A lineage that has lost ancestors in the store replaces none.
+
+    Raises:
+        UserError: The mask is not the committed one.
+    """
+    lineage, is_whole = _lineage(trial, result, store)
+    if is_whole or LINEAGE_FILE not in {one.path for one in client.list_artifacts(run_id)}:
+        log_bytes(client, run_id, LINEAGE_FILE, lineage)
+    info, mask = mask_info(trial, store), mask_file(trial, result, store)
+    if info is not None and mask is not None:
+        require_same(trial, info, mask[1])
+        log_bytes(client, run_id, f"{MASK_FOLDER}/{info.name}", mask[1])
 
 
-def file_sizes(trial: Trial, result: TrialResult, store: Store) -> dict[str, int]:
-    """Return the size in bytes of every file that ``write_files`` keeps with a run."""
-    sizes = {LINEAGE_FILE: len(_lineage(trial, result, store))}
-    mask = mask_size(trial, store)
-    return sizes | ({f"{MASK_FOLDER}/{mask[0]}": mask[1]} if mask else {})
+def wanted_files(trial: Trial, result: TrialResult, store: Store) -> dict[str, ArtifactInfo]:
+    """Return size and hash of every file that ``write_files`` keeps with a run, by path.
+
+    Files of which the store has lost something are not among them: those in MLflow may be whole.
+    """
+    mask = mask_info(trial, store)
+    files = {f"{MASK_FOLDER}/{mask.name}": mask} if mask else {}
+    data, is_whole = _lineage(trial, result, store)
+    if is_whole:
+        digest = hashlib.sha256(data).hexdigest()
+        files[LINEAGE_FILE] = ArtifactInfo(name=LINEAGE_FILE, sha256=digest, num_bytes=len(data))
+    return files
 
 
 def log_bytes(client: MlflowClient, run_id: str, path: str, data: bytes) -> None:
@@ -164,9 +214,18 @@ def _beginning(run: Run) -> tuple[int, str]:
     return run.info.start_time, run.info.run_id
 
 
-def _lineage(trial: Trial, result: TrialResult, store: Store) -> bytes:
-    rows = list(lineage_rows(trial.spec, result, store))
-    return json.dumps({"lineage": rows}, indent=2).encode()
+def _fitted(value: str) -> str:
+    if len(value) <= _LONGEST_TAG:
+        return value
+    start = value[: _LONGEST_TAG + 1]
+    return start.rpartition(",")[0] or start[:-1]
+
+
+def _lineage(trial: Trial, result: TrialResult, store: Store) -> tuple[bytes, bool]:
+    """Return the file, and whether the store has all of the trial's ancestors."""
+    chain = list(ancestors(trial.spec, result, store))
+    rows = [lineage_row(*one) for one in chain]
+    return json.dumps({"lineage": rows}, indent=2).encode(), chain[-1][0].mask_parent is None
 
 
 def _data(trial: Trial) -> DatasetInput:

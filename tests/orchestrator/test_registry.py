@@ -19,7 +19,7 @@ from orchestrator.cli import main
 from orchestrator.listeners import SweepOutcome
 from orchestrator.registry import TicketRegistry
 from orchestrator.registry_commands import registered_tickets
-from orchestrator.registry_versions import level_alias, model_name
+from orchestrator.registry_versions import level_alias, model_name, set_aliases
 from orchestrator.tracking import MlflowTracker
 from orchestrator.tracking_client import open_client
 from orchestrator.tracking_listener import TrackingListener
@@ -177,6 +177,22 @@ def test_a_damaged_mask_is_refused_and_the_rest_registered(uri: str, tmp_path: P
     first.write_bytes(whole)
     world.register("damaged")
     assert aliases(uri, "damaged")["s50"] == (2, "50%")
+
+
+@pytest.mark.slow
+def test_tags_that_a_hand_broke_stop_nobody(uri: str, tmp_path: Path) -> None:
+    """Such a ticket has no alias until its sweep puts the tags right; the list shows the others."""
+    world, client = make_world(tmp_path, uri, task="broken"), MlflowClient(uri)
+    world.register("broken")
+    before, name = aliases(uri, "broken"), "tickets-bert-tiny-broken"
+    client.set_model_version_tag(name, "1", "sparsity", "much")
+    client.set_model_version_tag(name, "2", "select.mean", "good")
+    (first, *_) = [one for one in registered_tickets(uri) if one.name == name and one.version == 1]
+    assert first.sparsity is None
+    set_aliases(client, name)
+    assert 1 not in {version for version, _ in aliases(uri, "broken").values()}
+    world.register("broken")
+    assert aliases(uri, "broken") == before
 
 
 class Killed(BaseException):

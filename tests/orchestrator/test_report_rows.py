@@ -59,6 +59,8 @@ def results(draw: st.DrawFn) -> TrialResult:
         "scores": scores,
         "seconds": draw(st.dictionaries(NAME, ANY, max_size=3)),
         "num_train_tokens": draw(st.integers(0, 2**62)),
+        "resumed_at_step": draw(st.integers(0, 2**40)),
+        "restart_reason": draw(st.text(max_size=5)),
         "host": draw(st.text(max_size=5)),
     }
     trial = small_world()[0][0]
@@ -80,6 +82,8 @@ def test_parquet_gives_the_values_of_the_results(result: TrialResult) -> None:
         assert (metrics, seconds) == (scored.metrics, result.seconds)
         assert row["score"] == result.primary(row["split"])
         assert row["num_train_tokens"] == result.num_train_tokens
+        assert row["resumed_at_step"] == result.resumed_at_step
+        assert (row["restart_reason"] or "") == result.restart_reason
         assert (row["num_examples"], row["host"]) == (scored.num_examples, result.host)
         assert json.loads(row["versions"]) == result.numerics.versions
 
@@ -99,6 +103,7 @@ def test_every_trial_has_its_rows(tmp_path: Path) -> None:
     first, second = rows[:2]
     assert (first["split"], second["split"], first["kind"]) == ("select", "report", "dense")
     assert (first["mask_sha256"], first["num_collapsed"]) == ("bits", 1)
+    assert (first["resumed_at_step"], first["restart_reason"]) == (0, None)
     assert rows[2]["mask_sha256"] is None
     final = next(row for row in rows if row["kind"] == "final")
     assert (final["model"], final["task"], final["method"]) == ("tiny", "toy", "imp")

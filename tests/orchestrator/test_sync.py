@@ -15,10 +15,19 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from orchestrator.cli import main
+from orchestrator.finishing import ended
+from orchestrator.graph import TrialGraph
+from orchestrator.journal import Journal, Transition
+from orchestrator.judging import judge_sweep
 from orchestrator.mirror_lag import lag_path, read_lag
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
+from orchestrator.sync_command import _lines
 from orchestrator.syncing import SyncReport, check_mirror, sync_mirror
+from orchestrator.tracking import MlflowTracker
+from orchestrator.tracking_diff import is_at_hand
+from orchestrator.tracking_verdicts import VerdictPlan
+from search_spaces.contracts import TrialState
 from tests.orchestrator.mlflow_content import experiment_content
 from tests.orchestrator.sweeps import write_data, write_sweep
 from tests.orchestrator.test_compare import Said, commit
@@ -178,6 +187,9 @@ def test_a_lost_file_is_copied_again(place: Place, name: str) -> None:
     path.write_bytes(b"short")
     wrong = f"file {path.relative_to(folder)} has 5 bytes, not {len(data)}"
     assert place.mended() == (wrong, "mended")
+    path.write_bytes(data[::-1])
+    wrong = f"file {path.relative_to(folder)} has another content"
+    assert place.mended() == (wrong, "mended")
     assert path.read_bytes() == data
 
 
@@ -239,6 +251,7 @@ def test_foreign_runs_are_left_alone(place: Place) -> None:
     own = place.client.create_run(run.info.experiment_id, tags=tags).info.run_id
     place.client.log_metric(run.info.run_id, "mine", 1.0)
     place.client.set_tag(run.info.run_id, "reviewed", "yes")
+    place.client.create_run(run.info.experiment_id, tags={"kind": "sweep"})
     assert place.sync().entries == ()
     assert place.client.get_run(own).info.status == "RUNNING"
 
@@ -269,6 +282,76 @@ def test_verdicts_are_written_anew(place: Place) -> None:
     problem, remedy = place.mended()
     assert problem == "1 missing, 1 changed or there twice"
     assert remedy == "written anew; the old ones are withdrawn"
+    assert place.content() == before
+
+
+def test_verdicts_of_a_later_set_of_trials_are_not_taken_back(
+    place: Place, say: Callable[..., Said]
+) -> None:
+    """Mending does not decide which of two sweeps of one name counts; a run does."""
+    assert log_verdicts(place, "later").past
+    before = place.content()
+    assert place.check().entries == place.sync().entries == ()
+    assert place.content() == before
+    said = say(place.path)
+    assert said.code == 0
+    assert "The verdicts of another set of trials of the name s are the current ones" in said.out
+    assert log_verdicts(place, place.context.info.sweep_hash).past
+    report = place.check()
+    assert (report.entries, report.is_superseded) == ((), False)
+
+
+def log_verdicts(place: Place, sweep_hash: str) -> VerdictPlan:
+    """Make a set of trials the current one of the sweep's name; return what had to be done."""
+    spec, trials = place.context.spec, place.context.trials
+    judged = judge_sweep(spec, trials, ended(place.context, place.store)[0])
+    tracker = MlflowTracker(place.uri, "s", "s", sweep_hash)
+    told = judged, spec.verdict.rule, spec.replicate
+    plan = tracker.plan_verdicts(*told)
+    tracker.log_verdicts(*told)
+    tracker.finish(succeeded=True)
+    return plan
+
+
+def test_a_sweep_whose_last_trials_were_cancelled_has_ended(place: Place, tmp_path: Path) -> None:
+    """Nobody will run them, so verdicts are looked at; after a Ctrl-C somebody will."""
+    final = next(trial for trial in place.context.trials if trial.kind == "final")
+    results = place.root / "s-store" / "results" / final.key
+    path = place.context.journal_path
+    shutil.move(results, tmp_path / "kept")
+    try:
+        assert not place.check().has_verdicts
+        for event, has_ended in (("cancelled", False), ("given_up", True)):
+            with Journal.open(path, place.context.info, 1.0) as journal:
+                journal.rebuild(TrialGraph(place.context.trials), place.store, 1.0)
+                state, payload = TrialState.CANCELLED, {"cause": final.key}
+                journal.record([Transition(final.key, state, event, payload=payload)], 2.0)
+                journal.end(3.0)
+            assert place.check().has_verdicts == has_ended
+    finally:
+        shutil.rmtree(path.parent)
+        shutil.move(tmp_path / "kept", results)
+
+
+def test_files_elsewhere_are_compared_by_size_and_that_is_said(place: Place) -> None:
+    """They are read on demand alone: masks are large, and there are many."""
+    for is_read in (True, False):
+        report = SyncReport("s", 1, (), True, is_superseded=False, are_files_read=is_read)
+        said = "\n".join(_lines(place.context, report, check=False))
+        assert ("compared by size" in said and "--verify reads them." in said) != is_read
+    for uri in ("file:///a/b", "/a/b"):
+        assert is_at_hand(uri)
+    for uri in ("mlflow-artifacts:/1", "s3://bucket/1", "http://host/1"):
+        assert not is_at_hand(uri)
+
+
+@pytest.mark.slow
+def test_the_sweeps_own_run_is_there_once(place: Place) -> None:
+    """A copy counts for nothing, and no trial is said to belong to another run."""
+    before, run = place.content(), place.run(0, "tags.kind = 'sweep'")
+    tags = {name: run.data.tags[name] for name in ("kind", "sweep", "sweep_hash")}
+    place.client.create_run(run.info.experiment_id, tags=tags)
+    assert place.mended() == ("is there 2 times", "copies moved to MLflow's trash")
     assert place.content() == before
 
 

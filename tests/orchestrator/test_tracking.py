@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 
-from orchestrator import tracking
+from orchestrator import tracking, tracking_client
 from orchestrator.listeners import SweepOutcome
+from orchestrator.queries import lineage
 from orchestrator.retries import Cause
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
 from orchestrator.tracking_client import open_client, quoted, search_all
 from orchestrator.tracking_listener import TrackingListener
+from orchestrator.tracking_sync import MirrorView, mend
+from orchestrator.tracking_writer import fitted
 from search_spaces.contracts import FailureClass, TrialResult, TrialState
 from search_spaces.errors import UserError
 from search_spaces.trial import Trial
@@ -118,6 +127,106 @@ def test_a_half_written_run_is_completed(
     assert all(run.data.metrics["loss"] == 0.3 for run in rounds)
 
 
+def view_of(tracker: MlflowTracker, store: Store) -> MirrorView:
+    place = tracker.experiment_id, tracker.sweep, tracker.parent_id
+    return MirrorView(tracker.client, *place, store)
+
+
+def test_a_run_that_tells_of_another_attempt_gives_way(uri: str, tmp_path: Path) -> None:
+    """No curve has points of both, whichever is older; what people wrote goes on."""
+    store, (trial, *_), (result, *_) = committed_lineage(tmp_path)
+    tracker = MlflowTracker(uri, "attempts", "small", "hash")
+    first = {"attempt": "a0", "losses": ((2, 0.9),), "started_at": "2030-01-01T00:00:00+00:00"}
+    first |= {"resumed_at_step": 2, "restart_reason": "none"}
+    old = tracker.mirror(trial, result.model_copy(update=first), store)
+    told = tracker.client.get_run(old).data.tags
+    assert (told["resumed_at_step"], told["restart_reason"]) == ("2", "none")
+    tracker.client.set_tag(old, "mlflow.note.content", "look")
+    new = tracker.mirror(trial, result, store)
+    assert new != old and tracker.mirror(trial, result, store) == new
+    (run,) = runs_of(uri, "attempts", "tags.trial_key != ''")
+    assert run.data.tags["mlflow.note.content"] == "look"
+    assert run.data.tags.keys().isdisjoint({"resumed_at_step", "restart_reason"})
+    assert [point.step for point in tracker.client.get_metric_history(new, "loss")] == [1, 10]
+    assert tracker.client.get_run(old).info.lifecycle_stage == "deleted"
+    assert list(view_of(tracker, store).faults({trial.key: (trial, result)})) == []
+
+
+def test_what_is_no_number_is_mirrored_once(uri: str, tmp_path: Path) -> None:
+    """NaN is unlike itself, and databases have no infinity: neither is a fault for ever."""
+    store, (trial, *_), (result, *_) = committed_lineage(tmp_path)
+    seconds = {"total": math.inf, "train": -math.inf, "load": math.nan}
+    strange = result.model_copy(update={"seconds": seconds, "losses": ((1, math.nan),)})
+    tracker = MlflowTracker(uri, "no numbers", "small", "hash")
+    tracker.mirror(trial, strange, store)
+    assert list(view_of(tracker, store).faults({trial.key: (trial, strange)})) == []
+    (fault,) = view_of(tracker, store).faults({trial.key: (trial, result)})
+    assert "seconds.train is -1.797" in fault.problem
+
+
+def test_a_damaged_mask_does_not_reach_mlflow(uri: str, tmp_path: Path) -> None:
+    """The message says which file it is, and how the store gets a whole one."""
+    store, trials, results = committed_lineage(tmp_path)
+    role = trials[1].roles[0].model_copy(update={"kind": "final"})
+    final = trials[1].model_copy(update={"roles": (role,)})
+    (path,) = tmp_path.glob("store/results/*/attempts/*/mask-global-magnitude-100.arrow")
+    path.write_bytes(path.read_bytes()[::-1])
+    tracker = MlflowTracker(uri, "damaged", "small", "hash")
+    with pytest.raises(UserError, match=r"magnitude-100.arrow of trial .* is damaged: .*'tickets"):
+        tracker.mirror(final, results[1], store)
+    (run,) = runs_of(uri, "damaged", "tags.kind = 'final'")
+    assert run.info.status == "RUNNING"
+
+
+def test_a_lineage_that_the_store_has_lost_stays_whole_in_mlflow(uri: str, tmp_path: Path) -> None:
+    """Somebody made room in the store: what is left there is no reason to forget the rest."""
+    store, trials, results = committed_lineage(tmp_path)
+    tracker = MlflowTracker(uri, "forgotten", "small", "hash")
+    tracker.catch_up(trials, store)
+    shutil.rmtree(tmp_path / "store" / "results" / trials[0].key)
+    found = {trials[2].key: (trials[2], results[2])}
+    assert list(view_of(tracker, store).faults(found)) == []
+    (run,) = runs_of(uri, "forgotten", f"tags.trial_key = '{trials[2].key}'")
+    tracker.client.set_tag(run.info.run_id, "task", "other")
+    (fault,) = view_of(tracker, store).faults(found)
+    mend(tracker, store, fault)
+    assert len(lineage(uri, "forgotten", trials[2].key)) == 3
+
+
+class Growing(MlflowClient):
+    """A client of an experiment in which somebody else begins a run before every page."""
+
+    def search_runs(self, experiment_ids: list[str], *arguments: object, **options: object) -> Any:
+        self.create_run(experiment_ids[0], tags={"kind": "other"})
+        return super().search_runs(experiment_ids, *arguments, **options)
+
+
+def test_runs_that_begin_between_two_pages_make_none_a_copy(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is met on two pages would be taken for its own copy, and deleted."""
+    store, trials, _ = committed_lineage(tmp_path)
+    tracker = MlflowTracker(uri, "pages", "small", "hash")
+    tracker.catch_up(trials, store)
+    monkeypatch.setattr(tracking_client, "_PAGE", 2)
+    pages = list[None]()
+    client, number = Growing(uri), tracker.experiment_id
+    found = search_all(client, number, "tags.kind != ''", on_page=lambda: pages.append(None))
+    ids = [run.info.run_id for run in found]
+    assert len(pages) > 2 and len(set(ids)) == len(ids)
+    assert set(ids) >= {run.info.run_id for run in runs_of(uri, "pages", "tags.kind = 'round'")}
+    assert search_all(client, number, "tags.kind = 'round'", ViewType.DELETED_ONLY) == []
+
+
+@given(st.lists(st.text("0a,", max_size=2000), max_size=5).map(",".join))
+def test_a_long_tag_ends_with_a_whole_entry(value: str) -> None:
+    cut = fitted({"tag": value})["tag"]
+    assert value.startswith(cut) and len(cut) <= 5000
+    assert cut == value or len(value) > 5000
+    if cut != value and "," in value[:5001]:
+        assert value[len(cut)] == ","
+
+
 def outcome(num: int) -> SweepOutcome:
     counts = dict.fromkeys(TrialState, 0) | {TrialState.SUCCEEDED: num}
     return SweepOutcome(counts, {}, False)
@@ -158,6 +267,71 @@ def test_a_level_whose_lineages_failed_is_undecided(uri: str, tmp_path: Path) ->
     assert listener.close(30)
     undecided = runs_of(uri, "blocked", "tags.outcome = 'undecided' and tags.rule = 'strict'")
     assert [run.data.metrics["sparsity"] for run in undecided] == [0.2]
+
+
+def test_a_level_that_never_began_is_not_jumped_over(uri: str, tmp_path: Path) -> None:
+    """Nobody speaks of what a policy skipped or people cancelled; the sweep knows it is there."""
+    trials, results = small_world()
+    tracker, said = MlflowTracker(uri, "skipped", "small", "hash"), list[str]()
+    store = Store(str(tmp_path))
+    listener = TrackingListener(tracker, make_sweep(), store, said.append, trials=trials)
+    for trial in trials:
+        if trial.spec.num_removed != 100:
+            listener.succeeded(trial, results[trial.key])
+    ended = outcome(len(trials))
+    ended.counts[TrialState.CANCELLED] = 2
+    listener.finished(ended)
+    assert listener.close(30)
+    (parent,) = runs_of(uri, "skipped", "tags.kind = 'sweep'")
+    assert parent.info.status == "FINISHED", "as 'tickets sync' has it: nothing failed"
+    undecided = runs_of(uri, "skipped", "tags.outcome = 'undecided' and tags.rule = 'strict'")
+    assert [run.data.metrics["sparsity"] for run in undecided] == [0.1]
+    assert runs_of(uri, "skipped", "tags.kind = 'verdict' and tags.contiguous = 'true'") == []
+
+
+def test_a_sweep_that_was_stopped_takes_no_verdict_back(uri: str, tmp_path: Path) -> None:
+    """Those of the sweep before it was extended hold until it has ended."""
+    trials, results = small_world()
+    for sweep_hash, is_stopped in (("before", False), ("after", True)):
+        tracker = MlflowTracker(uri, "stopped", "small", sweep_hash)
+        listener = TrackingListener(tracker, make_sweep(), Store(str(tmp_path)), print)
+        for trial in trials[:2] if is_stopped else trials:
+            listener.succeeded(trial, results[trial.key])
+        listener.finished(replace(outcome(len(trials)), cancelled=is_stopped))
+        assert listener.close(30)
+    verdicts = runs_of(uri, "stopped", "tags.kind = 'verdict'")
+    assert {run.data.tags["sweep_hash"] for run in verdicts} == {"before"}
+    assert {run.data.tags["superseded"] for run in verdicts} == {"false"}
+    told = runs_of(uri, "stopped", "tags.kind = 'sweep' and tags.sweep_hash = 'after'")
+    assert [run.info.status for run in told] == ["FAILED"]
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_mirror(uri: str, tmp_path: Path) -> None:
+    """As with 'tickets run | head': what cannot be said is logged."""
+    store, trials, results = committed_lineage(tmp_path)
+    tracker, told = MlflowTracker(uri, "mute", "small", "hash"), list[str]()
+    mirror = tracker.mirror
+
+    def fail_at_first(*arguments: Any) -> str:
+        if not told:
+            raise UserError("no room.")
+        return mirror(*arguments)
+
+    def break_pipe(text: str) -> None:
+        told.append(text)
+        raise BrokenPipeError
+
+    tracker.mirror = fail_at_first  # type: ignore[method-assign]
+    listener = TrackingListener(tracker, make_sweep(), store, break_pipe, pause_s=0)
+    for trial, result in zip(trials, results, strict=True):
+        listener.succeeded(trial, result)
+    deadline = time.monotonic() + 60
+    while listener.num_missing() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert told == ["no room. The sweep goes on; the mirror is tried again."]
+    listener.finished(outcome(3))
+    assert listener.close(30)
+    assert len(runs_of(uri, "mute", "tags.kind = 'round'")) == 3
 
 
 def test_a_failing_mlflow_is_said_once_and_caught_up_with(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
@@ -20,7 +25,7 @@ from orchestrator.judging import judge_sweep
 from orchestrator.queries import best, lineage, sweeps
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
-from orchestrator.tracking_client import explained, first_line, open_client
+from orchestrator.tracking_client import _probe, explained, first_line, open_client
 from orchestrator.tracking_listener import TrackingListener
 from search_spaces.contracts import Failed, FailureClass, TrialResult
 from search_spaces.errors import UserError
@@ -135,9 +140,26 @@ def test_a_verdict_that_still_holds_stays_the_same_run(uri: str) -> None:
     log(tracker, small_world())
     before = runs_of(uri, "same", "tags.kind = 'verdict'")
     MlflowClient(uri).set_tag(before[0].info.run_id, "reviewed", "yes")
+    MlflowClient(uri).log_metric(before[0].info.run_id, "mine", 1.0)
     log(tracker, small_world())
     after = runs_of(uri, "same", "tags.kind = 'verdict'")
     assert {run.info.run_id for run in after} == {run.info.run_id for run in before}
+
+
+@pytest.mark.slow
+def test_what_people_wrote_on_a_verdict_outlives_a_change_of_it(uri: str) -> None:
+    """The run goes, since MLflow cannot take back a metric; the new one has their tags."""
+    tracker = MlflowTracker(uri, "words", "small", "hash")
+    log(tracker, small_world())
+    asked = "tags.kind = 'verdict' and tags.rule = 'strict' and metrics.num_removed = 200"
+    (old,) = runs_of(uri, "words", asked)
+    for name in ("reviewed", "mlflow.note.content"):
+        MlflowClient(uri).set_tag(old.info.run_id, name, "yes")
+    log(tracker, winning_world())
+    (new,) = runs_of(uri, "words", asked)
+    assert new.info.run_id != old.info.run_id
+    assert new.data.tags["reviewed"] == new.data.tags["mlflow.note.content"] == "yes"
+    assert new.data.tags["outcome"] == "matching" != old.data.tags["outcome"]
 
 
 def test_a_half_written_verdict_is_no_ticket_and_is_written_anew(
@@ -219,6 +241,19 @@ def test_whatever_a_client_raises_is_explained(error: Exception, said: str) -> N
         raise error
 
 
+def test_errors_of_libraries_that_keep_files_are_explained_and_mistakes_are_not() -> None:
+    """MLflow lets pass what boto3 raises, and that it is not installed."""
+    library = type("NoCredentialsError", (Exception,), {"__module__": "botocore.exceptions"})
+    for error in (library("Unable to locate credentials"), ImportError("No module named 'boto3'")):
+        said = rf"MLflow at 'sqlite:///m.db' failed: {error}\. See that it runs"
+        with pytest.raises(UserError, match=said), explained("sqlite:///m.db"):
+            raise error
+    for error in (KeyError("key"), UserError("no room.")):
+        with pytest.raises(type(error)) as told, explained("sqlite:///m.db"):
+            raise error
+        assert told.value is error
+
+
 @contextmanager
 def answering(answer: bytes) -> Iterator[str]:
     """A server that gives everybody the same answer."""
@@ -241,6 +276,34 @@ def test_a_server_of_something_else_is_refused() -> None:
         pytest.raises(UserError, match=r"does not answer: .*SSH.*Start the server"),
     ):
         open_client(uri)
+
+
+def test_a_server_whose_certificate_is_not_known_has_answered(tmp_path: Path) -> None:
+    """Whether it is trusted is for MLflow's client, which has variables for it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own_certificate(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                context.wrap_socket(server.accept()[0], server_side=True).close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        _probe(f"https://localhost:{server.getsockname()[1]}", 60)
+
+
+def own_certificate(folder: Path) -> Path:
+    """Return a file with a key and the certificate that it signed for itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    pem = serialization.Encoding.PEM
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    path = folder / "own.pem"
+    signed = made.sign(key, hashes.SHA256()).public_bytes(pem)
+    path.write_bytes(key.private_bytes(pem, *plain) + signed)
+    return path
 
 
 def test_an_impossible_host_is_refused() -> None:

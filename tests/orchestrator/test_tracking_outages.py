@@ -22,6 +22,7 @@ from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
 from orchestrator.tracking_client import open_client
 from orchestrator.tracking_listener import TrackingListener
+from orchestrator.tracking_sync import MirrorView, mend
 from search_spaces.contracts import TrialResult
 from search_spaces.errors import UserError
 from search_spaces.trial import Trial
@@ -130,6 +131,23 @@ def test_mirroring_takes_few_requests_a_trial(stage: Stage) -> None:
     tracker.catch_up(stage.world[1][:2], stage.world[0])
     # To look for it, to make it, values, data, where files go, the lineage, the end.
     assert stage.proxy.num_requests - before <= 2 * 7
+
+
+def test_a_file_on_a_server_is_read_where_that_is_asked_for(stage: Stage) -> None:
+    """A file of the right size with another content is found, and only then."""
+    tracker = MlflowTracker(stage.server.uri, "contents", "small", "hash", 60)
+    store, (trial, *_), (result, *_) = stage.world
+    run_id = tracker.mirror(trial, result, store)
+    path = stage.folder / "artifacts" / tracker.experiment_id / run_id / "artifacts/lineage.json"
+    data = path.read_bytes()
+    path.write_bytes(data[::-1])
+    place = tracker.client, tracker.experiment_id, "small", tracker.parent_id, store
+    found = {trial.key: (trial, result)}
+    assert list(MirrorView(*place, reads_files=False).faults(found)) == []
+    (fault,) = MirrorView(*place, reads_files=True).faults(found)
+    assert (fault.problem, fault.remedy) == ("file lineage.json has another content", "mended")
+    mend(tracker, store, fault)
+    assert path.read_bytes() == data
 
 
 @pytest.mark.slow
