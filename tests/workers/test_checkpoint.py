@@ -154,10 +154,14 @@ def test_one_is_written_by_time_and_only_the_last_stays(
     assert names == {"state.safetensors", "rank-0.safetensors", "rank-0.json"}
 
 
+def folder_of_checkpoints(wanted: TrialRequest) -> Path:
+    assert wanted.checkpoints
+    return Path(wanted.checkpoints.uri)
+
+
 def checkpoint_of(wanted: TrialRequest) -> Path:
     """Return the folder of the one checkpoint."""
-    assert wanted.checkpoints
-    folder = Path(wanted.checkpoints.uri)
+    folder = folder_of_checkpoints(wanted)
     manifest = read_manifest(str(folder))
     assert manifest is not None
     return folder / manifest.folder
@@ -230,6 +234,18 @@ def test_a_checkpoint_is_of_one_trial_and_of_what_it_was_asked_for(
     other = trial(root, toy, "asked", seed=2).model_copy(update={"checkpoints": wanted.checkpoints})
     reason = run(accumulating, staying(other, "a003-0000abcd")).restart_reason
     assert reason == "the checkpoint after step 3 does not count: it is of another trial"
+
+
+def test_what_diverged_is_not_gone_on_from(
+    root: Path, toy: Toy, accumulating: LocalExecutor
+) -> None:
+    """A retry begins anew, and where there is none no bytes stay behind."""
+    rules = CheckpointsSpec(when="always", every_s=1e-9)
+    wanted = with_checkpoints(trial(root, toy, "diverged", learning_rate=1e30), rules)
+    ended = end_of(accumulating, wanted)
+    assert isinstance(ended, Failed) and ended.failure is FailureClass.DIVERGED
+    assert "at step 1," not in ended.message  # after which there was one
+    assert not folder_of_checkpoints(wanted).exists()
 
 
 def test_kept_weights_that_are_gone_cost_the_checkpoint(
