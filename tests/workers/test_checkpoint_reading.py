@@ -53,7 +53,7 @@ def bare(seed: int, survivors: tuple[int, ...] = (0, 3, 7)) -> Bare:
     module = nn.Linear(4, 3)
     optimizer = SurvivorAdamW(module.named_parameters())
     values = {parameter: parameter.detach().clone() for parameter in module.parameters()}
-    optimizer.begin(recipe(), values, {module.weight: torch.tensor(survivors)}, {})
+    optimizer.begin(recipe(), values, {module.get_parameter("weight"): torch.tensor(survivors)}, {})
     for parameter in module.parameters():
         parameter.grad = torch.randn(parameter.shape)
     optimizer.collect()
