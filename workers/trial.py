@@ -141,6 +141,7 @@ def run_trial(
         problem,
         so_far,
         checkpoints.at_boundary,
+        alive,
     )
     clock.add("train", checkpoints.seconds_before)
 

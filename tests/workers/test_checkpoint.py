@@ -122,6 +122,12 @@ def test_processes_of_their_own_go_on_too(root: Path, toy: Toy, num_ranks: int) 
     with ProcessGang(num_ranks, InterruptedTrials) as gang:
         apart = trial(root, toy, f"undisturbed-ranks-{num_ranks}", compute=compute)
         undisturbed = gang.run(apart)[0]
+        if num_ranks > 1:  # only rank 0 writes the manifest, and here it cannot
+            (folder_of_checkpoints(wanted) / MANIFEST).mkdir(parents=True)
+            ends = gang.ends(leaving(wanted, "a000-0000abcd", 2, rank=1))
+            assert "step 2; no checkpoint could be written: " in ends[0].message
+            assert "step 2; rank 0 could not write the checkpoint" in ends[1].message
+            (folder_of_checkpoints(wanted) / MANIFEST).rmdir()
         for step in (3, PER_EPOCH):
             attempt = leaving(wanted, f"a00{step}-0000abcd", step, rank=num_ranks - 1)
             ends = gang.ends(attempt)
