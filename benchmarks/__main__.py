@@ -35,6 +35,9 @@ BENCHMARKS = {
     "turn_around": Benchmark("Seconds from one trial to the next one's first step.", RANK),
     "lineage": Benchmark("Seconds of a lineage of ten rounds, and whether scores agree.", RANK),
     "mask_file": Benchmark("Bytes and seconds of writing and reading BERT-base's mask.", PLAIN),
+    "checkpoint_cost": Benchmark(
+        "Bytes and seconds of writing down a training, and of going on from there.", RANK
+    ),
     "global_threshold": Benchmark(
         "Seconds, memory and exactness of pruning a BERT by one global threshold.", PLAIN
     ),

@@ -69,18 +69,20 @@ class Workload:
 
     def engine(self, num_ranks: int = 1) -> Engine:
         """Return a new engine for it."""
-        return Engine(
-            TrialRequest(
-                spec=self.spec,
-                label="benchmark",
-                attempt="benchmark",
-                attempt_uri="",  # nothing is published
-                outputs=Outputs(),
-                model=self.facts.place,
-                task=TaskPlace(name="benchmark", source={}, select={}),
-                cache_folder="",
-                compute=Compute(num_ranks=num_ranks),
-            )
+        return Engine(self.request(num_ranks))
+
+    def request(self, num_ranks: int = 1) -> TrialRequest:
+        """Return the request that an engine is made for."""
+        return TrialRequest(
+            spec=self.spec,
+            label="benchmark",
+            attempt="benchmark",
+            attempt_uri="",  # nothing is published
+            outputs=Outputs(),
+            model=self.facts.place,
+            task=TaskPlace(name="benchmark", source={}, select={}),
+            cache_folder="",
+            compute=Compute(num_ranks=num_ranks),
         )
 
     def rewind(self, engine: Engine, mask: Mask | None) -> None:

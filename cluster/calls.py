@@ -26,7 +26,8 @@ _MOST_TELLING = (
     FailureClass.INFRASTRUCTURE,
 )
 
-_SURE = _MOST_TELLING[:3]  # no lost peer looks like one of these
+# No lost peer looks like one of these; of its notice a rank tells before its node is gone.
+_SURE = (*_MOST_TELLING[:3], FailureClass.PREEMPTED)
 
 
 class RankCalls:
@@ -65,7 +66,7 @@ class RankCalls:
         """Why the call failed, as soon as that is clear."""
         if self._death:
             told = (one for one in self._failures if one.failure in _SURE)
-            return min(told, key=_place, default=self._death)
+            return min((*told, self._death), key=_place)
         if not self._failures:
             return None
         if self._ranks and time.monotonic() < self._failed_at_s + PEER_GRACE_S:

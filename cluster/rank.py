@@ -79,7 +79,7 @@ class Rank:
         self._attempt = ""
         self._progress = LatestProgress()
         self._num_trials = 0
-        self._is_running = False
+        self._is_running = self._is_told_to_end = False
         self._heed_the_end()
 
     def __repr__(self) -> str:
@@ -143,6 +143,7 @@ class Rank:
     def _heed_the_end(self) -> None:
         """Let a trial that runs leave in good order after SIGTERM; a second one ends the process.
 
+        Where the node drains, the trial may know already and be writing its checkpoint.
         Ray makes an actor in the main thread, where alone signals can be heeded, and runs its
         methods in others.
         """
@@ -151,7 +152,8 @@ class Rank:
         end = signal.getsignal(signal.SIGTERM)
 
         def heed(number: int, frame: FrameType | None) -> None:
-            if self._is_running and not notice.is_given():
+            if self._is_running and not self._is_told_to_end:
+                self._is_told_to_end = True
                 notice.give()
             elif callable(end):
                 end(number, frame)

@@ -42,7 +42,7 @@ class FailureClass(StrEnum):
     DIVERGED = "diverged"  # NaN or infinite loss
     OUT_OF_MEMORY = "out_of_memory"
     PREEMPTED = "preempted"  # its node was taken away on purpose: drained, or a spot node reclaimed
-    INFRASTRUCTURE = "infrastructure"  # a process, node or connection died
+    INFRASTRUCTURE = "infrastructure"  # a process, node, connection, store or disk failed
     HANG = "hang"  # alive, but without progress for longer than its phase's limit
     ERROR = "error"  # anything else that the trial raised
 

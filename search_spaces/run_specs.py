@@ -73,7 +73,9 @@ class HangLimits(Frozen):
 
     start: float = Field(default=1800, ge=1, description="A warm process imports its libraries.")
     load: float = Field(default=3600, ge=1, description="Weights are read, text is tokenised.")
-    train: float = Field(default=900, ge=1, description="Without a new optimizer step.")
+    train: float = Field(
+        default=900, ge=1, description="Without a micro-batch, or a tensor of a checkpoint."
+    )
     evaluate: float = Field(default=1800, ge=1, description="Without a new batch.")
     prune: float = Field(default=1800, ge=1, description="Masks are made and written.")
 

@@ -4,44 +4,42 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-
-from safetensors.torch import load
 
 from search_spaces.contracts import (
     ArtifactInfo,
-    ArtifactRef,
     FailureClass,
     NumericsClass,
     TrialRequest,
     below,
 )
+from search_spaces.places import masked
 from search_spaces.resuming import CheckpointsSpec
-from search_spaces.trial import weights_artifact
 from workers import notice
-from workers.artifacts import read_artifact, write_artifact
 from workers.checkpoint_file import (
+    STATE,
     Manifest,
+    Piece,
     UnusableError,
     delete_others,
+    delete_uncounted,
     digest_of,
     folder_name,
-    read_file,
-    read_manifest,
     tensor_pieces,
     write_file,
     write_manifest,
 )
 from workers.checkpoint_ranks import at_most, differing_rank, gathered
+from workers.checkpoint_reading import Found, find_checkpoint, inputs_of
 from workers.checkpoint_state import RankState, random_tensors, random_values, restore_random
 from workers.engine import Engine
 from workers.failures import TrialFailure
 from workers.finetune import Shard, SoFar
 
-STATE = "state.safetensors"
 LOOK_S = 1.0  # how often ranks ask each other; one alone looks after every step
 _MOST_STEPS = 1000  # between two such questions
+_GOES_ON = "the next attempt goes on from there"
 _log = logging.getLogger(__name__)
 
 
@@ -58,6 +56,7 @@ class Checkpoints:
         numerics: The class of this attempt.
         batches_per_epoch: Optimizer steps of one pass through the data.
         kept: Weights that the trial keeps on the way, by artifact name; grows.
+        alive: Told of each piece that is written, which may take long.
         clock: Seconds; for tests.
 
     Attributes:
@@ -74,11 +73,12 @@ class Checkpoints:
         numerics: NumericsClass,
         batches_per_epoch: int,
         kept: dict[str, ArtifactInfo],
+        alive: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._request, self._engine, self._shard = request, engine, shard
         self._numerics, self._batches_per_epoch = numerics, batches_per_epoch
-        self._kept, self._clock = kept, clock
+        self._kept, self._alive, self._clock = kept, alive, clock
         plan = request.checkpoints
         self._rules = plan.rules if plan else CheckpointsSpec(when="never")
         self._uri = plan.uri if plan else ""
@@ -100,7 +100,7 @@ class Checkpoints:
         so_far = SoFar()
         if self.are_kept:
             found = self._find()
-            step = found.step if found else 0
+            step = found.rank.step if found else 0
             highest, lowest = self._at_most([step, -step])
             if found and highest == -lowest:
                 self._go_on(found, so_far)
@@ -150,59 +150,27 @@ class Checkpoints:
             said = "it trains too briefly for a checkpoint (checkpoints.min_train_s)"
             return _preempted(so_far.step, said)
         problem = self._write(so_far)
-        self._at_most([0])  # no rank leaves before it counts
-        return _preempted(so_far.step, problem or "the next attempt goes on from there")
+        (is_lost,) = self._at_most([int(bool(problem))])  # no rank leaves before it counts
+        said = problem or "rank 0 could not write the checkpoint" if is_lost else _GOES_ON
+        return _preempted(so_far.step, said)
 
     def _at_most(self, values: list[int]) -> list[int]:
         return at_most(values, self._shard.num_ranks, self._engine.device)
 
-    def _find(self) -> RankState | None:
-        """Return this rank's part of the newest checkpoint, its tensors read and checked."""
-        manifest = None
+    def _find(self) -> Found | None:
+        """Return this rank's part of the newest checkpoint, read and checked."""
+        state, rank = self._engine.optimizer.state_tensors(), self._shard.rank
         try:
-            manifest = read_manifest(self._uri)
-            return self._read(manifest) if manifest else None
+            return find_checkpoint(self._request, self._numerics, rank, state)
         except UnusableError as error:
-            which = f"the checkpoint after step {manifest.step}" if manifest else "the checkpoint"
-            self.restart_reason = f"{which} does not count: {error}"
+            self.restart_reason = str(error)
             return None
 
-    def _read(self, manifest: Manifest) -> RankState:
-        if manifest.trial_key != self._request.spec.key:
-            raise UnusableError("it is of another trial")
-        if difference := self._numerics.difference(manifest.numerics):
-            raise UnusableError(f"the numerics class is another now: {difference}")
-        folder, name = below(self._uri, manifest.folder), f"rank-{self._shard.rank}"
-        state = RankState.model_validate_json(read_file(folder, manifest.file(f"{name}.json")))
-        self._random = load(read_file(folder, manifest.file(f"{name}.safetensors")))
-        self._tensors = load(read_file(folder, manifest.file(STATE)))
-        if self._shard.rank == 0:
-            self._keep_again(manifest, state)
-        return state
-
-    def _keep_again(self, manifest: Manifest, state: RankState) -> None:
-        """Bring the weights that were kept on the way into this attempt's own folder."""
-        wanted = {
-            weights_artifact(step) for step in self._request.outputs.weights if step <= state.step
-        }
-        if missing := sorted(wanted - state.kept.keys()):
-            raise UnusableError(f"this sweep asks for {', '.join(missing)}, which it passed by")
-        own = self._request.attempt  # the manifest holds no URI, which may hold a password
-        folder = f"/attempts/{manifest.attempt}".join(
-            self._request.attempt_uri.rsplit(f"/attempts/{own}", 1)
-        )
-        for name in sorted(wanted):
-            uri = below(folder, name)
-            try:
-                data = read_artifact(ArtifactRef(uri=uri, sha256=state.kept[name].sha256))
-            except TrialFailure as error:
-                raise UnusableError(f"{name}, which was kept on the way, is gone") from error
-            self._kept[name] = write_artifact(self._request.attempt_uri, name, data)
-
-    def _go_on(self, state: RankState, so_far: SoFar) -> None:
-        self._engine.optimizer.restore(self._tensors, state.num_taken)
-        restore_random(self._random, state.random_of, self._engine.device)
-        self._tensors, self._random = {}, {}
+    def _go_on(self, found: Found, so_far: SoFar) -> None:
+        state = found.rank
+        self._engine.optimizer.restore(found.state, state.num_taken)
+        restore_random(found.random, state.random_of, self._engine.device)
+        self._kept |= found.kept
         so_far.step, so_far.num_tokens = state.step, state.num_tokens
         so_far.losses = list(state.losses)
         self.resumed_at, self.seconds_before = state.step, state.train_s
@@ -215,7 +183,7 @@ class Checkpoints:
         try:
             files = self._write_parts(folder, so_far)
         except OSError as error:
-            problem, files = f"no checkpoint could be written: {error}", []
+            problem, files = _unwritten(error), []
         of_ranks = gathered(files, self._shard.num_ranks, self._engine.device)
         if of_ranks is None:
             problem = problem or "another rank could not write its part of the checkpoint"
@@ -225,12 +193,14 @@ class Checkpoints:
             problem = self._publish(so_far.step, self._named(of_ranks))
         if problem:
             _log.warning("After step %d %s.", so_far.step, problem)
+            if self._shard.rank == 0:
+                delete_uncounted(self._uri)
         self._written = self._clock()
         return problem
 
     def _write_parts(self, folder: str, so_far: SoFar) -> list[ArtifactInfo]:
         """Write what is this rank's to write, and return all that it holds, the state first."""
-        state = tensor_pieces(self._engine.optimizer.state_tensors())
+        state = self._told(tensor_pieces(self._engine.optimizer.state_tensors()))
         is_first, name = self._shard.rank == 0, f"rank-{self._shard.rank}"
         common = write_file(folder, STATE, state) if is_first else digest_of(STATE, state)
         arrays = tensor_pieces(random_tensors(self._engine.device))
@@ -240,6 +210,12 @@ class Checkpoints:
             write_file(folder, f"{name}.safetensors", arrays),
             write_file(folder, f"{name}.json", [rest]),
         ]
+
+    def _told(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Yield pieces and tell of each: a slow place is no training that hangs."""
+        for piece in pieces:
+            self._alive()
+            yield piece
 
     def _state(self, so_far: SoFar) -> RankState:
         return RankState(
@@ -271,15 +247,20 @@ class Checkpoints:
             attempt=request.attempt,
             step=step,
             numerics=self._numerics,
+            inputs=inputs_of(request),
             files=files,
             written_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         try:
             write_manifest(self._uri, manifest)
         except OSError as error:
-            return f"no checkpoint could be written: {error}"
+            return _unwritten(error)
         delete_others(self._uri, keep=manifest.folder)
         return ""
+
+
+def _unwritten(error: OSError) -> str:
+    return f"no checkpoint could be written: {masked(str(error))}"
 
 
 def _preempted(step: int, what: str) -> TrialFailure:

@@ -17,7 +17,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from pyarrow import fs
@@ -27,9 +27,11 @@ from search_spaces.canonical import Frozen
 from search_spaces.contracts import ArtifactInfo, NumericsClass, below
 from search_spaces.places import masked
 
-SCHEMA = 1
-MANIFEST = "MANIFEST.json"
+SCHEMA = 2
+MANIFEST, STATE = "MANIFEST.json", "state.safetensors"
+Piece: TypeAlias = bytes | memoryview
 _TYPES = {torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}  # safetensors' names
+_DTYPES = {name: dtype for dtype, name in _TYPES.items()}
 
 
 class UnusableError(Exception):
@@ -44,6 +46,7 @@ class Manifest(Frozen):
         attempt: Which wrote it.
         step: The optimizer step after which it was written.
         numerics: Within which it is exact.
+        inputs: sha256 of the files that the training began with, by what they are.
         files: All of them, by their name in the checkpoint's folder.
         written_at: UTC, ISO 8601.
     """
@@ -52,6 +55,7 @@ class Manifest(Frozen):
     attempt: str
     step: int
     numerics: NumericsClass
+    inputs: dict[str, str]
     files: tuple[ArtifactInfo, ...]
     written_at: str
 
@@ -81,7 +85,7 @@ def folder_name(attempt: str, step: int) -> str:
     return f"{attempt}-{step:08d}"
 
 
-def tensor_pieces(tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | memoryview]:
+def tensor_pieces(tensors: Mapping[str, torch.Tensor]) -> Iterator[Piece]:
     """Yield a safetensors file of tensors, one at a time: none is copied but from a GPU.
 
     Args:
@@ -104,12 +108,30 @@ def tensor_pieces(tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | memor
         yield flat.view(torch.uint8).numpy().data
 
 
-def digest_of(name: str, pieces: Iterable[bytes | memoryview]) -> ArtifactInfo:
+def tensors_of(data: bytearray) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file that ``tensor_pieces`` made; they share its memory.
+
+    No tensor is copied: going on from a checkpoint needs its bytes once beside the engine.
+    """
+    (length,) = struct.unpack_from("<Q", data)
+    first, found = 8 + length, {}
+    for name, item in json.loads(data[8:first]).items():
+        begin, end = item["data_offsets"]
+        dtype = _DTYPES[item["dtype"]]
+        flat = torch.empty(0, dtype=dtype)  # what torch makes of no bytes is an error
+        if begin < end:
+            count = (end - begin) // dtype.itemsize
+            flat = torch.frombuffer(data, dtype=dtype, count=count, offset=first + begin)
+        found[name] = flat.reshape(item["shape"])
+    return found
+
+
+def digest_of(name: str, pieces: Iterable[Piece]) -> ArtifactInfo:
     """Return what a file of these pieces would be, without writing it."""
     return _drain(name, pieces, None)
 
 
-def write_file(folder_uri: str, name: str, pieces: Iterable[bytes | memoryview]) -> ArtifactInfo:
+def write_file(folder_uri: str, name: str, pieces: Iterable[Piece]) -> ArtifactInfo:
     """Write a file that appears whole under its name, durable before this returns.
 
     Raises:
@@ -123,7 +145,7 @@ def write_file(folder_uri: str, name: str, pieces: Iterable[bytes | memoryview])
         return _drain(name, pieces, stream)
 
 
-def read_file(folder_uri: str, info: ArtifactInfo) -> bytes:
+def read_file(folder_uri: str, info: ArtifactInfo) -> bytearray:
     """Return a checked file.
 
     Raises:
@@ -188,7 +210,27 @@ def delete_others(uri: str, keep: str = "") -> None:
                 system.delete_dir(info.path)
 
 
-def _write_here(folder: Path, name: str, pieces: Iterable[bytes | memoryview]) -> ArtifactInfo:
+def delete_uncounted(uri: str) -> None:
+    """Delete what a write that failed has left, so that no place is full of it.
+
+    The checkpoint that counts stays; where its manifest cannot be read, so does everything.
+
+    Args:
+        uri: Folder of the trial's checkpoints.
+    """
+    with contextlib.suppress(UnusableError):
+        manifest = read_manifest(uri)
+        delete_others(uri, keep=manifest.folder if manifest else "")
+
+
+def delete_all(uri: str) -> None:
+    """Delete a trial's checkpoints and their manifest; what cannot be deleted stays."""
+    with contextlib.suppress(OSError):
+        system, root = _place(uri)
+        system.delete_dir(root)
+
+
+def _write_here(folder: Path, name: str, pieces: Iterable[Piece]) -> ArtifactInfo:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{name}.{os.getpid()}.partial"
     try:
@@ -207,7 +249,7 @@ def _write_here(folder: Path, name: str, pieces: Iterable[bytes | memoryview]) -
     return info
 
 
-def _drain(name: str, pieces: Iterable[bytes | memoryview], sink: _Sink | None) -> ArtifactInfo:
+def _drain(name: str, pieces: Iterable[Piece], sink: _Sink | None) -> ArtifactInfo:
     digest, num_bytes = hashlib.sha256(), 0
     for piece in pieces:
         digest.update(piece)
@@ -217,12 +259,13 @@ def _drain(name: str, pieces: Iterable[bytes | memoryview], sink: _Sink | None) 
     return ArtifactInfo(name=name, sha256=digest.hexdigest(), num_bytes=num_bytes)
 
 
-def _read(folder_uri: str, name: str) -> bytes | None:
+def _read(folder_uri: str, name: str) -> bytearray | None:
     """Return a file's content; None where it is not there."""
     system, path = _place(below(folder_uri, name))
     try:
-        with system.open_input_stream(path) as stream:
-            data: bytes = stream.read()
+        with system.open_input_file(path) as file:
+            data = bytearray(file.size())
+            del data[file.readinto(data) :]
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -37,6 +37,13 @@ _PEER_IS_GONE = (
 )
 # And when another rank does not come to a collective (gloo unbound_buffer.cc, NCCL's watchdog).
 _PEER_IS_LATE = ("timed out waiting", "collective operation timeout")
+_WRONG_PATHS = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 
 
 class NotFiniteError(ValueError):
@@ -55,7 +62,7 @@ def classify(error: BaseException) -> FailureClass:
         return FailureClass.OUT_OF_MEMORY
     if isinstance(error, RuntimeError) and _says(error, *_PEER_IS_LATE):
         return FailureClass.HANG
-    if isinstance(error, ConnectionError | TimeoutError) or _is_lost_peer(error):
+    if _is_lost_peer(error) or _is_of_the_system(error):
         return FailureClass.INFRASTRUCTURE
     return FailureClass.ERROR
 
@@ -69,6 +76,14 @@ def describe(error: BaseException) -> str:
 
 def _is_lost_peer(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _says(error, *_PEER_IS_GONE)
+
+
+def _is_of_the_system(error: BaseException) -> bool:
+    """Whether a store, a disk or a network failed: pyarrow's errors of a store are of this class.
+
+    Where a path is wrong or forbidden, time mends nothing.
+    """
+    return isinstance(error, OSError) and not isinstance(error, _WRONG_PATHS)
 
 
 def _says(error: BaseException, *signs: str) -> bool:

@@ -119,6 +119,7 @@ def finetune(
     problem: Problem | None = None,
     so_far: SoFar | None = None,
     at_boundary: Callable[[SoFar], None] = lambda so_far: None,
+    alive: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Take all optimizer steps of a trial.
 
@@ -137,6 +138,7 @@ def finetune(
         problem: The task's kind; None = one label for each example.
         so_far: From which the training goes on, of an engine that stands there too.
         at_boundary: Called last after every step, when all is known of it.
+        alive: Called before every micro-batch: a step of many may take long on slow hardware.
 
     Raises:
         TrialFailure: The loss or a gradient is not finite (class ``diverged``).
@@ -154,6 +156,7 @@ def finetune(
         num_counted = problem.num_counted(train, indices, hide_key)
         total = torch.zeros((), device=engine.device)
         for part in shard.parts(indices, recipe.batch_size):
+            alive()
             weight = 1.0 if len(part) else 0.0  # an empty share still takes part in the step
             chosen = part if len(part) else indices[:1]
             batch = problem.batch(train, chosen, shard.layout, hide_key).to(engine.device)

@@ -11,8 +11,9 @@ from search_spaces.contracts import Reporter
 class StepReports:
     """Reports every step, though the loss is read at few: who watches sees each as progress."""
 
-    def __init__(self, reporter: Reporter, num_steps: int) -> None:
-        self._reporter, self._num_steps, self._loss = reporter, num_steps, 0.0
+    def __init__(self, reporter: Reporter, num_steps: int, loss: float = 0.0) -> None:
+        """Begin; ``loss`` is the last that is known, of a training that goes on."""
+        self._reporter, self._num_steps, self._loss = reporter, num_steps, loss
 
     def read(self, step: int, loss: float) -> None:
         """A step's loss has been read."""

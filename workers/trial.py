@@ -13,6 +13,7 @@ import torch
 
 from search_spaces.contracts import (
     ArtifactInfo,
+    FailureClass,
     MaskArtifact,
     ModelPlace,
     NumericsClass,
@@ -29,8 +30,10 @@ from workers.arrays import ParameterArrays
 from workers.artifacts import read_artifact, write_artifact
 from workers.carry import Carried, starting_point
 from workers.checkpoint import Checkpoints
+from workers.checkpoint_file import delete_all
 from workers.engine import Engine, Engines
 from workers.evaluate import evaluate
+from workers.failures import classify
 from workers.finetune import Shard, finetune
 from workers.input_mask import input_mask, worker_prunable_set
 from workers.kept_weights import Arrays, KeptWeights
@@ -72,8 +75,10 @@ class TrialRunner:
         try:
             engine = self._engines.engine(request)
             result = run_trial(request, engine, reporter, clock)
-        except BaseException:
+        except BaseException as error:
             self._engines.drop(request)
+            if request.checkpoints and classify(error) is FailureClass.DIVERGED:
+                delete_all(request.checkpoints.uri)  # going on from there would diverge again
             raise
         engine.release()
         return result
@@ -111,12 +116,14 @@ def run_trial(
 
     kept: dict[str, ArtifactInfo] = {}
     numerics, per_epoch = numerics_of(request, shard, engine.device), batches_of(spec, tokens)
-    checkpoints = Checkpoints(request, engine, shard, numerics, per_epoch, kept)
+    alive = partial(reporter.phase, "train")
+    checkpoints = Checkpoints(request, engine, shard, numerics, per_epoch, kept, alive)
     so_far = checkpoints.resumed()
 
     clock.phase("train")
     start = starting_point(spec.recipe, carried)
-    steps_told = StepReports(reporter, spec.recipe.train_steps)
+    last_loss = so_far.losses[-1][1] if so_far.losses else 0.0
+    steps_told = StepReports(reporter, spec.recipe.train_steps, last_loss)
 
     def after_step(step: int) -> None:
         keep_weights(request, engine, shard, kept, step)
@@ -134,6 +141,7 @@ def run_trial(
         problem,
         so_far,
         checkpoints.at_boundary,
+        alive,
     )
     clock.add("train", checkpoints.seconds_before)
 

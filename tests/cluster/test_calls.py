@@ -87,6 +87,7 @@ def _dies() -> None:
     [
         (FailureClass.OUT_OF_MEMORY, FailureClass.OUT_OF_MEMORY),
         (FailureClass.DIVERGED, FailureClass.DIVERGED),
+        (FailureClass.PREEMPTED, FailureClass.PREEMPTED),  # its own budget: it costs no failure's
         (FailureClass.ERROR, FailureClass.INFRASTRUCTURE),
         (FailureClass.INFRASTRUCTURE, FailureClass.INFRASTRUCTURE),
     ],

@@ -60,6 +60,21 @@ def test_first_signal_to_end_is_a_notice_to_the_trial(ended: list[int]) -> None:
     assert len(ended) == 2
 
 
+def test_signal_after_the_notice_of_a_drain_does_not_end_the_trial(ended: list[int]) -> None:
+    """It may be writing its checkpoint: the first signal is no second one."""
+
+    def trial(request: TrialRequest, reporter: Reporter) -> TrialResult:
+        notice.give()
+        signal.raise_signal(signal.SIGTERM)
+        assert not ended
+        return scripted_trial(request, reporter)
+
+    rank = Rank("gang-0", 0, 1, "cpu", trial)
+    assert isinstance(rank.run(make_request("return:")).end, TrialResult)
+    signal.raise_signal(signal.SIGTERM)
+    assert ended == [signal.SIGTERM]
+
+
 def test_rank_that_was_given_notice_starts_no_trial(ended: list[int]) -> None:
     rank = Rank("gang-0", 1, 2, "cpu", scripted_trial)
     rank.give_notice()

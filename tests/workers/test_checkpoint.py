@@ -122,6 +122,12 @@ def test_processes_of_their_own_go_on_too(root: Path, toy: Toy, num_ranks: int) 
     with ProcessGang(num_ranks, InterruptedTrials) as gang:
         apart = trial(root, toy, f"undisturbed-ranks-{num_ranks}", compute=compute)
         undisturbed = gang.run(apart)[0]
+        if num_ranks > 1:  # only rank 0 writes the manifest, and here it cannot
+            (folder_of_checkpoints(wanted) / MANIFEST).mkdir(parents=True)
+            ends = gang.ends(leaving(wanted, "a000-0000abcd", 2, rank=1))
+            assert "step 2; no checkpoint could be written: " in ends[0].message
+            assert "step 2; rank 0 could not write the checkpoint" in ends[1].message
+            (folder_of_checkpoints(wanted) / MANIFEST).rmdir()
         for step in (3, PER_EPOCH):
             attempt = leaving(wanted, f"a00{step}-0000abcd", step, rank=num_ranks - 1)
             ends = gang.ends(attempt)
@@ -154,10 +160,14 @@ def test_one_is_written_by_time_and_only_the_last_stays(
     assert names == {"state.safetensors", "rank-0.safetensors", "rank-0.json"}
 
 
+def folder_of_checkpoints(wanted: TrialRequest) -> Path:
+    assert wanted.checkpoints
+    return Path(wanted.checkpoints.uri)
+
+
 def checkpoint_of(wanted: TrialRequest) -> Path:
     """Return the folder of the one checkpoint."""
-    assert wanted.checkpoints
-    folder = Path(wanted.checkpoints.uri)
+    folder = folder_of_checkpoints(wanted)
     manifest = read_manifest(str(folder))
     assert manifest is not None
     return folder / manifest.folder
@@ -230,6 +240,18 @@ def test_a_checkpoint_is_of_one_trial_and_of_what_it_was_asked_for(
     other = trial(root, toy, "asked", seed=2).model_copy(update={"checkpoints": wanted.checkpoints})
     reason = run(accumulating, staying(other, "a003-0000abcd")).restart_reason
     assert reason == "the checkpoint after step 3 does not count: it is of another trial"
+
+
+def test_what_diverged_is_not_gone_on_from(
+    root: Path, toy: Toy, accumulating: LocalExecutor
+) -> None:
+    """A retry begins anew, and where there is none no bytes stay behind."""
+    rules = CheckpointsSpec(when="always", every_s=1e-9)
+    wanted = with_checkpoints(trial(root, toy, "diverged", learning_rate=1e30), rules)
+    ended = end_of(accumulating, wanted)
+    assert isinstance(ended, Failed) and ended.failure is FailureClass.DIVERGED
+    assert "at step 1," not in ended.message  # after which there was one
+    assert not folder_of_checkpoints(wanted).exists()
 
 
 def test_kept_weights_that_are_gone_cost_the_checkpoint(

@@ -19,11 +19,14 @@ from workers.checkpoint_file import (
     MANIFEST,
     Manifest,
     UnusableError,
+    delete_all,
     delete_others,
+    delete_uncounted,
     digest_of,
     read_file,
     read_manifest,
     tensor_pieces,
+    tensors_of,
     write_file,
     write_manifest,
 )
@@ -49,6 +52,7 @@ def manifest(step: int = 7) -> Manifest:
         attempt="a0001-0000abcd",
         step=step,
         numerics=NUMERICS,
+        inputs={"mask": "c" * 64},
         files=(ArtifactInfo(name="state.safetensors", sha256="b" * 64, num_bytes=3),),
         written_at="2026-01-01T00:00:00+00:00",
     )
@@ -63,13 +67,14 @@ def manifest(step: int = 7) -> Manifest:
     )
 )
 def test_pieces_are_a_safetensors_file(kinds: dict[str, tuple[torch.dtype, list[int]]]) -> None:
-    """safetensors itself reads any tensors back, bit for bit: empty ones and scalars too."""
+    """safetensors and we read any tensors back, bit for bit: empty ones and scalars too."""
     tensors = {name: (torch.rand(shape) * 100).to(dtype) for name, (dtype, shape) in kinds.items()}
-    found = load(b"".join(bytes(piece) for piece in tensor_pieces(tensors)))
-    assert found.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
-        assert torch.equal(found[name], tensor)
+    data = b"".join(bytes(piece) for piece in tensor_pieces(tensors))
+    for found in (load(data), tensors_of(bytearray(data))):
+        assert found.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
+            assert torch.equal(found[name], tensor)
 
 
 def test_a_file_is_what_its_pieces_are(tmp_path: Path) -> None:
@@ -135,6 +140,28 @@ def test_the_newest_manifest_counts_and_others_go(uri: str) -> None:
         read_file(below(uri, manifest(3).folder), infos[3])
     with pytest.raises(UnusableError, match=r"it has no rank-0.json"):
         manifest().file("rank-0.json")
+
+
+def test_what_a_failed_write_left_goes_and_what_counts_stays(uri: str) -> None:
+    """Without a manifest nothing counts; with one that is damaged nobody knows, and all stays."""
+    half, whole = below(uri, manifest(3).folder), below(uri, manifest(7).folder)
+    info = write_file(half, "state.safetensors", [b"half"])
+    delete_uncounted(uri)
+    with pytest.raises(UnusableError, match="missing"):
+        read_file(half, info)
+    for place in (half, whole):
+        info = write_file(place, "state.safetensors", [b"abc"])
+    write_manifest(uri, manifest(7))
+    delete_uncounted(uri)
+    assert read_file(whole, info) == b"abc"
+    with pytest.raises(UnusableError, match="missing"):
+        read_file(half, info)
+    write_file(uri, MANIFEST, [b"damaged"])
+    delete_uncounted(uri)
+    assert read_file(whole, info) == b"abc"
+    delete_all(uri)
+    assert read_manifest(uri) is None
+    delete_all(uri)
 
 
 def test_random_states_go_on_where_they_were() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
+from cluster.attempts import LatestProgress
 from cluster.local_executor import LocalExecutor
 from search_spaces.checkpoint import iter_parameters
 from search_spaces.contracts import ArtifactRef, Compute, Failed, TrialRequest
@@ -291,6 +292,19 @@ def test_computed_masks_have_their_counts(
     assert [mask.num_removed for mask in ends if mask] == [K] * 4
     assert ends[2] is not None and ends[2].kept_per_matrix == imp.kept_per_matrix
     assert ends[2].sha256 != imp.sha256
+
+
+def test_each_micro_batch_is_a_sign_of_life(
+    root: Path,
+    toy: tuple[ModelFacts, TaskFacts],
+    executor: LocalExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step of many may take longer on slow hardware than the watchdog waits for one."""
+    told: list[str] = []
+    monkeypatch.setattr(LatestProgress, "phase", lambda self, name: told.append(name))
+    run(executor, request(root, *toy, compute=Compute(micro_batch_size=4)))
+    assert told.count("train") == 1 + 8 * 4  # steps of 16 examples
 
 
 def test_a_diverging_trial_says_so(
