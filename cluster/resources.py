@@ -13,6 +13,7 @@ from search_spaces.contracts import Compute
 from search_spaces.errors import UserError
 
 Strategy = Literal["PACK", "STRICT_PACK"]
+_ROUNDING = 1e-9  # GPUs may be given away by tenths
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -48,7 +49,14 @@ class NodeResources:
         by_gpu = (
             self.num_gpus / compute.num_gpus_per_rank if compute.num_gpus_per_rank else math.inf
         )
-        return math.floor(min(by_cpu, by_gpu))
+        return math.floor(min(by_cpu, by_gpu) + _ROUNDING)
+
+    def without(self, compute: Compute, num_ranks: int) -> NodeResources:
+        """Return what is left when some ranks of this shape are on the node."""
+        return NodeResources(
+            self.num_cpus - num_ranks * compute.num_threads,
+            self.num_gpus - num_ranks * compute.num_gpus_per_rank,
+        )
 
 
 @dataclass(frozen=True)

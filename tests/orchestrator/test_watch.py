@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from orchestrator.costs import any_compute
 from orchestrator.driver_life import DriverLife, driver_life
 from orchestrator.graph import TrialGraph
 from orchestrator.inbox import Command, Inbox
@@ -23,7 +24,7 @@ from orchestrator.steered_scheduler import SteeredScheduler
 from orchestrator.vitals import Vitals
 from orchestrator.watch import Watcher, grid_place
 from orchestrator.watch_screen import NUM_RUNNING, NUM_SIGNS, draw
-from search_spaces.contracts import Compute, Progress, TrialState
+from search_spaces.contracts import Progress, TrialState
 from search_spaces.errors import UserError
 from tests.orchestrator.factories import make_lineage, make_result, make_trial
 from tests.orchestrator.test_driver import SWEEP
@@ -251,16 +252,15 @@ def test_the_time_left_is_that_of_the_cost_model():
     graph = TrialGraph([*lineage, single])
     scheduler = SteeredScheduler(graph)
     scheduler.reuse(lineage[0].key)
-    vitals = Vitals(graph, scheduler, TwoSlots())
+    vitals = Vitals(graph, scheduler, TwoSlots(), any_compute)
     assert not vitals.now(0.0)["is_measured"]
-    vitals.compute = Compute()
     vitals.note(lineage[0].key, make_result(lineage[0], "a1", train_s=8.0, other_s=2.0))
     told = vitals.now(100.0)
     assert told["is_measured"] and told["eta_s"] == pytest.approx(20.0)  # the chain of two
     assert told["tokens_per_s"] == 160 / 8.0
     scheduler.start(lineage[1].key, "a1")
     half = Progress(trial_key=lineage[1].key, phase="train", step=5, num_steps=10, loss=1.0)
-    vitals = Vitals(graph, scheduler, TwoSlots(half))
+    vitals = Vitals(graph, scheduler, TwoSlots(half), any_compute)
     vitals.note(lineage[0].key, make_result(lineage[0], "a1", train_s=8.0, other_s=2.0))
     assert vitals.now(0.0)["eta_s"] == pytest.approx(15.0)
     assert json.loads(json.dumps(vitals.now(time.time())))["running"][0]["step"] == 5
