@@ -24,6 +24,7 @@ CPU_UPDATE_S_PER_WEIGHT = 5e-9  # clipping, AdamW and mask
 GPU_FLOP_PER_S = {"fp32": 55e12, "bf16": 474e12}
 GPU_UPDATE_S_PER_WEIGHT = 9e-12  # weight, gradient and moment traffic of AdamW, modelled
 OVERHEAD_S = 5.0  # load, evaluate and prune, where nothing was measured; a guess
+_ONE_THREAD = Compute()
 MODELLED = "modelled from FLOP: nothing measured yet"  # an estimate's basis
 
 ComputeFor = Callable[[Trial], Compute]  # what a trial runs on
@@ -142,7 +143,7 @@ def num_devices(compute: Compute) -> float:
 
 def any_compute(trial: Trial) -> Compute:
     """Return one thread, for whatever trial: where all gangs are alike, only that counts."""
-    return Compute()
+    return _ONE_THREAD
 
 
 def device_hours(seconds: float, compute: Compute) -> float:
