@@ -124,7 +124,7 @@ def _no_room(compute: Compute, nodes: Sequence[NodeResources]) -> str:
         f"{compute.num_threads} CPU(s) and {compute.num_gpus_per_rank:g} GPU(s) each are asked "
         f"for, but {len(nodes)} node(s) have {cpus:g} CPU(s) and {gpus:g} GPU(s) in all, and a "
         "rank does not span nodes. Lower resources.ranks, resources.cpus_per_rank or "
-        "resources.gpus_per_rank, or add nodes."
+        "resources.gpus_per_rank, of the sweep or of the task that asks for it, or add nodes."
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.costs import any_compute
+from orchestrator.costs import any_compute, estimate
 from orchestrator.driver_life import DriverLife, driver_life
 from orchestrator.graph import TrialGraph
 from orchestrator.inbox import Command, Inbox
@@ -24,7 +24,7 @@ from orchestrator.steered_scheduler import SteeredScheduler
 from orchestrator.vitals import Vitals
 from orchestrator.watch import Watcher, grid_place
 from orchestrator.watch_screen import NUM_RUNNING, NUM_SIGNS, draw
-from search_spaces.contracts import Progress, TrialState
+from search_spaces.contracts import Compute, Progress, TrialState
 from search_spaces.errors import UserError
 from tests.orchestrator.factories import make_lineage, make_result, make_trial
 from tests.orchestrator.test_driver import SWEEP
@@ -244,6 +244,20 @@ class TwoSlots:
 
     def progress(self):
         return self.points
+
+
+def test_the_time_left_counts_the_ranks_of_each_gang():
+    """A gang of two takes both slots: its trials last, and the others share what is beside them."""
+    large, small = make_trial(seed=1), [make_trial(seed=seed) for seed in (2, 3, 4)]
+    graph = TrialGraph([large, *small])
+
+    def compute_for(trial):
+        return Compute(num_ranks=2 if trial.key == large.key else 1)
+
+    seconds = [estimate(one.spec, compute_for(one), {}).seconds for one in (large, small[0])]
+    vitals = Vitals(graph, SteeredScheduler(graph), TwoSlots(), compute_for)
+    told = vitals.now(0.0)
+    assert told["eta_s"] == pytest.approx((2 * seconds[0] + 3 * seconds[1]) / 2)
 
 
 def test_the_time_left_is_that_of_the_cost_model():
