@@ -38,8 +38,8 @@ def run(smoke: bool) -> Report:
             FIFO: "a queue in the order in which trials become ready, as a plain task queue has",
             NARROW: "ours, with one GPU for every trial",
             OURS: "the scheduler: longest chain first; in the last case also larger gangs on the "
-            "critical path, chosen by `gang_sizes` of this benchmark: `tickets run` gives all "
-            "trials of a sweep gangs of one size",
+            "critical path, chosen by `gang_sizes` of this benchmark: `tickets run` takes "
+            "one size for each task, from the sweep",
         },
         settings={
             "study": "examples/chen2020-table2.yaml and -figure2.yaml together, on an empty store; "

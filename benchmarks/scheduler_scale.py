@@ -15,8 +15,8 @@ from benchmarks.measure import OURS, Case, Goal, Report, Sample, interleave, tim
 from benchmarks.paper_study import EXAMPLES, model_facts, task_facts
 from orchestrator.graph import TrialGraph
 from orchestrator.plan import Plan, make_plan
-from orchestrator.requests import compute_of
 from orchestrator.scheduler import Scheduler
+from orchestrator.shapes import Shapes
 from orchestrator.simulate import simulate
 from orchestrator.simulated_nodes import Host
 from orchestrator.store import Store
@@ -74,7 +74,7 @@ def plan_of(num_seeds: int) -> Plan:
     models = {model.name: model_facts(model.name) for model in spec.models}
     trials = expand(spec, models, {task.name: task_facts(task) for task in spec.tasks})
     with tempfile.TemporaryDirectory() as folder:
-        return make_plan(trials, Store(folder), compute_of(spec))
+        return make_plan(trials, Store(folder), Shapes.of(spec))
 
 
 def _measured(work: Callable[[TrialGraph], int], graph: TrialGraph, _number: int) -> Sample:

@@ -71,6 +71,11 @@ class Gang:
         self._is_connected = False
 
     @property
+    def shape(self) -> Compute:
+        """What the gang is made of."""
+        return self._plan.compute
+
+    @property
     def pending(self) -> list[ray.ObjectRef]:
         """Calls whose end may change the gang's state."""
         return self._calls.pending if self.is_placed else [self._reserved, *self._calls.pending]

@@ -89,6 +89,10 @@ class LocalExecutor:
         """Where trials run, for people."""
         return f"this process, {self._compute.num_threads} thread(s), without Ray"
 
+    def has_room(self, compute: Compute) -> bool:
+        """Whether nothing runs."""
+        return self._request is None
+
     def submit(self, request: TrialRequest) -> None:
         """Start an attempt on the computing thread.
 

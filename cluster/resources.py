@@ -13,6 +13,7 @@ from search_spaces.contracts import Compute
 from search_spaces.errors import UserError
 
 Strategy = Literal["PACK", "STRICT_PACK"]
+_ROUNDING = 1e-9  # GPUs may be given away by tenths
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -48,7 +49,14 @@ class NodeResources:
         by_gpu = (
             self.num_gpus / compute.num_gpus_per_rank if compute.num_gpus_per_rank else math.inf
         )
-        return math.floor(min(by_cpu, by_gpu))
+        return math.floor(min(by_cpu, by_gpu) + _ROUNDING)
+
+    def without(self, compute: Compute, num_ranks: int) -> NodeResources:
+        """Return what is left when some ranks of this shape are on the node."""
+        return NodeResources(
+            self.num_cpus - num_ranks * compute.num_threads,
+            self.num_gpus - num_ranks * compute.num_gpus_per_rank,
+        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ def _no_room(compute: Compute, nodes: Sequence[NodeResources]) -> str:
         f"{compute.num_threads} CPU(s) and {compute.num_gpus_per_rank:g} GPU(s) each are asked "
         f"for, but {len(nodes)} node(s) have {cpus:g} CPU(s) and {gpus:g} GPU(s) in all, and a "
         "rank does not span nodes. Lower resources.ranks, resources.cpus_per_rank or "
-        "resources.gpus_per_rank, or add nodes."
+        "resources.gpus_per_rank, of the sweep or of the task that asks for it, or add nodes."
     )
 
 

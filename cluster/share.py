@@ -22,13 +22,13 @@ class Sharing:
     Attributes:
         sweep: Its name, for people.
         priority: Its weight beside other sweeps.
-        max_gangs: Most gangs that it may have at all; None = as many as fit.
+        max_gpus: Most GPUs that it may have at all; None = as many as fit.
         turn_s: Seconds of the whole cluster after which seats may change hands.
     """
 
     sweep: str = ""
     priority: float = 1.0
-    max_gangs: int | None = None
+    max_gpus: float | None = None
     turn_s: float = TURN_S
 
 
@@ -67,7 +67,7 @@ class Share:
         )
 
     def tell(self, num_wanted: int, num_held: int, room: int) -> None:
-        """Let the others know what this sweep wants and holds now.
+        """Let the others know what this sweep wants and holds now, all in gangs of one size.
 
         Args:
             num_wanted: Gangs that it has work for.

@@ -12,7 +12,7 @@ from cluster.attempts import AttemptFailure, ProgressPoint, outcome_of
 from cluster.gang import Gang, take_progress
 from cluster.nodes import with_lost_nodes
 from cluster.watchdog import Watchdog
-from search_spaces.contracts import Outcome, Progress, TrialRequest
+from search_spaces.contracts import Compute, Outcome, Progress, TrialRequest
 from search_spaces.run_specs import HangLimits
 
 _LOOK_EVERY_S = 5.0  # at a running attempt's progress, unless its limits are shorter
@@ -44,12 +44,13 @@ class GangLife:
 class Slot:
     """Runs at most one attempt at a time on a gang that outlives the attempt."""
 
-    def __init__(self, new_gang: Callable[[], Gang], life: GangLife) -> None:
+    def __init__(self, new_gang: Callable[[Compute], Gang], life: GangLife) -> None:
         self._new_gang = new_gang
         self._life = life
         self._gang: Gang | None = None
         self._ran: set[str] = set()
         self._request: TrialRequest | None = None
+        self._shape: Compute | None = None
         self._is_started = False
         self._since_s = 0.0
         self._progress_ref: ray.ObjectRef | None = None
@@ -67,6 +68,11 @@ class Slot:
     def trial_key(self) -> str | None:
         """The trial whose attempt it has; None while it is free."""
         return self._request.spec.key if self._request else None
+
+    @property
+    def shape(self) -> Compute | None:
+        """Shape of the gang that its attempt needs or, in a free slot, of the gang that it has."""
+        return self._shape if self._request or self._gang else None
 
     @property
     def has_gang(self) -> bool:
@@ -103,14 +109,24 @@ class Slot:
         """Calls whose end is worth a poll."""
         return self._gang.pending if self._gang else []
 
+    def serves(self, request: TrialRequest) -> bool:
+        """Whether the slot has a gang of the shape that an attempt asks for."""
+        return self._gang is not None and self._gang.shape.same_gang(request.compute)
+
     def has_run(self, trial_keys: Iterable[str]) -> bool:
         """Whether one of these trials ran on the gang that there is now."""
         return not self._ran.isdisjoint(trial_keys)
 
     def submit(self, request: TrialRequest) -> None:
-        """Run an attempt as soon as there is a gang; never blocks, and asks for none."""
+        """Run an attempt as soon as there is a gang; never blocks, and asks for none.
+
+        A gang of another shape is given back.
+        """
         assert self.is_free
+        if not self.serves(request):
+            self.release()
         self._request, self._is_started = request, False
+        self._shape = request.compute.with_micro_batch(None)
         self._since_s = time.monotonic()
         self._point, self._progress_ref = ProgressPoint(), None
         if self._gang and self._gang.is_idle:
@@ -124,7 +140,8 @@ class Slot:
     def open(self) -> None:
         """Ask for a gang if there is none; never blocks."""
         if self._gang is None:
-            self._gang = self._new_gang()
+            assert self._shape, "a slot opens its gang for an attempt"
+            self._gang = self._new_gang(self._shape)
             self._ran = set()
 
     def withdraw(self) -> TrialRequest:

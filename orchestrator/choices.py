@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from orchestrator.adaptive import AdaptiveTransfer
 from orchestrator.plan import Plan, make_plan
 from orchestrator.policies import LadderPolicy, Policy, PolicyGroup
-from orchestrator.requests import compute_of
+from orchestrator.shapes import Shapes
 from orchestrator.steering import held_back
 from orchestrator.stopping import StopAtFailure
 from orchestrator.store import Store
@@ -53,4 +53,4 @@ def planned(context: SweepContext, store: Store) -> Plan:
     """
     skipped = left_out(context.spec, context.trials, store.read)
     skipped |= held_back(context.journal_path, context.trials)
-    return make_plan(context.trials, store, compute_of(context.spec), skipped)
+    return make_plan(context.trials, store, Shapes.of(context.spec), skipped)

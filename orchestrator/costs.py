@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from search_spaces.contracts import Compute, TrialResult
-from search_spaces.trial import TrialSpec
+from search_spaces.trial import Trial, TrialSpec
 
 FLOP_PER_WEIGHT_AND_TOKEN = 6  # Kaplan et al. 2020, arXiv 2001.08361, section 2.1
 TYPICAL_FILL = 0.3  # real tokens / max_length; MNLI-like lengths at 128 tokens, SST-2 has 0.1
@@ -24,8 +24,10 @@ CPU_UPDATE_S_PER_WEIGHT = 5e-9  # clipping, AdamW and mask
 GPU_FLOP_PER_S = {"fp32": 55e12, "bf16": 474e12}
 GPU_UPDATE_S_PER_WEIGHT = 9e-12  # weight, gradient and moment traffic of AdamW, modelled
 OVERHEAD_S = 5.0  # load, evaluate and prune, where nothing was measured; a guess
+_ONE_THREAD = Compute()
 MODELLED = "modelled from FLOP: nothing measured yet"  # an estimate's basis
 
+ComputeFor = Callable[[Trial], Compute]  # what a trial runs on
 SpeedClass = tuple[str, str, int, int, str, str, bool, int, int]
 
 
@@ -67,6 +69,11 @@ def step_flops(spec: TrialSpec) -> float:
 def trial_flops(spec: TrialSpec) -> float:
     """Return the FLOP of a whole trial's training."""
     return spec.num_steps * step_flops(spec)
+
+
+def trial_length(spec: TrialSpec, compute: Compute) -> float:
+    """Return the FLOP of each device of a trial's gang: what lasts longer has more."""
+    return trial_flops(spec) / num_devices(compute)
 
 
 def modelled_step_s(spec: TrialSpec, compute: Compute) -> float:
@@ -129,10 +136,19 @@ def speed_class(spec: TrialSpec, compute: Compute) -> SpeedClass:
     )
 
 
+def num_devices(compute: Compute) -> float:
+    """Return the GPUs, or on CPU the cores, that a gang occupies."""
+    return compute.num_ranks * (compute.num_gpus_per_rank or compute.num_threads)
+
+
+def any_compute(trial: Trial) -> Compute:
+    """Return one thread, for whatever trial: where all gangs are alike, only that counts."""
+    return _ONE_THREAD
+
+
 def device_hours(seconds: float, compute: Compute) -> float:
     """Return the GPU-hours, or on CPU the core-hours, that some seconds of a trial occupy."""
-    per_rank = compute.num_gpus_per_rank or compute.num_threads
-    return seconds * compute.num_ranks * per_rank / 3600
+    return seconds * num_devices(compute) / 3600
 
 
 def _class_of_result(spec: TrialSpec, result: TrialResult) -> SpeedClass:

@@ -6,11 +6,11 @@ listener: whatever dies in between, the next run finds the result in the store.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from orchestrator.advice import Advice
+from orchestrator.costs import ComputeFor, any_compute
 from orchestrator.failing import failure_transitions
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, Transition
@@ -19,7 +19,7 @@ from orchestrator.mending import drop_orphans
 from orchestrator.micro_batches import MicroBatches
 from orchestrator.policies import Policy
 from orchestrator.retries import DEFAULT_RULES, RetryBudgets, RetryRules
-from orchestrator.returned import Returned
+from orchestrator.returned import Returned, new_attempt
 from orchestrator.steered_scheduler import SteeredScheduler
 from orchestrator.steering import Steering
 from orchestrator.store import DamagedArtifactError, Store
@@ -56,6 +56,7 @@ def run_sweep(
     check: Callable[[], None] = lambda: None,
     rules: RetryRules = DEFAULT_RULES,
     may_start: Callable[[], bool] = lambda: True,
+    compute_for: ComputeFor = any_compute,
 ) -> SweepOutcome:
     """Run every trial that the store does not hold yet.
 
@@ -75,6 +76,7 @@ def run_sweep(
             or a UserError to end it at once.
         rules: How trials are tried again, beside how often.
         may_start: Whether trials may be started at the moment.
+        compute_for: What a trial runs on, as its requests will say.
 
     Returns:
         How it ended. After a KeyboardInterrupt ``cancelled`` is True and nothing that was
@@ -99,6 +101,7 @@ def run_sweep(
             check=check,
             rules=rules,
             may_start=may_start,
+            compute_for=compute_for,
         )
         try:
             drive.reuse_committed()
@@ -111,11 +114,6 @@ def run_sweep(
     journal.end(clock())
     listener.finished(outcome)
     return outcome
-
-
-def new_attempt(number: int) -> str:
-    """Return the name of a trial's n-th attempt: unique, so that no two write to one folder."""
-    return f"a{number:04d}-{secrets.token_hex(4)}"
 
 
 @dataclass
@@ -134,13 +132,14 @@ class _Drive:
     check: Callable[[], None]
     rules: RetryRules
     may_start: Callable[[], bool]
+    compute_for: ComputeFor
 
     def __post_init__(self) -> None:
-        self._scheduler = SteeredScheduler(self.graph, self.budgets, self.rules)
+        self._scheduler = SteeredScheduler(self.graph, self.budgets, self.rules, self.compute_for)
         self._batches = MicroBatches(is_fixed=self.rules.strict_numerics)
         self._steering = Steering(self.graph, self._scheduler, self.journal, self.executor)
         self._advice = Advice(self.graph, self._scheduler, self.journal, self.policy)
-        self._vitals = Vitals(self.graph, self._scheduler, self.executor)
+        self._vitals = Vitals(self.graph, self._scheduler, self.executor, self.compute_for)
         self._life_signs = LifeSigns(self._vitals, self.executor, self.journal, self.listener)
         self._returned = Returned(self.journal, self.clock)
         self._num_running = 0
@@ -197,6 +196,8 @@ class _Drive:
             for key in ready:
                 if self._scheduler.state(key) is not TrialState.PENDING:
                     continue  # what was reused just now made a policy skip it
+                if not self.executor.has_room(self.compute_for(self.graph[key])):
+                    return  # nor does a smaller trial overtake it
                 record = self.store.record(key)
                 if record and not self.store.missing(record, self.graph[key].outputs):
                     self._reuse(key, record.result)
@@ -230,7 +231,6 @@ class _Drive:
             self._fail(key, attempt, FailureClass.USER_ERROR, str(error))
             return
         self.executor.submit(request)
-        self._vitals.compute = request.compute
         self.listener.started(self.graph[key], attempt)
 
     def _deal_with_returned(self) -> None:

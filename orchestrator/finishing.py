@@ -23,7 +23,14 @@ from orchestrator.sweep_context import SweepContext
 from orchestrator.tracking import MlflowTracker, experiment_of
 from orchestrator.transfer_judging import judge_transfers
 from search_spaces.canonical import content_key
-from search_spaces.contracts import Outcome, Progress, TrialRequest, TrialResult, TrialState
+from search_spaces.contracts import (
+    Compute,
+    Outcome,
+    Progress,
+    TrialRequest,
+    TrialResult,
+    TrialState,
+)
 from search_spaces.errors import UserError
 from search_spaces.loading import show
 
@@ -57,6 +64,9 @@ class _NoSlots:
 
     num_slots: int = 0
     description: str = "nowhere"
+
+    def has_room(self, compute: Compute) -> bool:
+        return False
 
     def submit(self, request: TrialRequest) -> None:
         raise RuntimeError("There is no slot.")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
 
 from orchestrator.costs import (
-    Estimate,
+    ComputeFor,
     Speed,
     SpeedClass,
+    any_compute,
     device_hours,
     estimate,
     measure,
@@ -42,6 +43,8 @@ class PlanRow:
         num_steps: Optimizer steps that would be taken; 0 for reuse.
         seconds: Estimated wall seconds; 0 for reuse.
         basis: What the estimate was made from; empty for reuse.
+        num_ranks: Ranks of its gang.
+        device_hours: Estimated GPU-hours, or on CPU core-hours, of its gang; 0 for reuse.
     """
 
     key: str
@@ -52,14 +55,22 @@ class PlanRow:
     num_steps: int = 0
     seconds: float = 0.0
     basis: str = ""
+    num_ranks: int = 1
+    device_hours: float = 0.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would happen to all trials, in the order given."""
+    """What would happen to all trials, in the order given.
+
+    Attributes:
+        rows: The trials.
+        gangs: Shapes of gangs that they would run on.
+        graph: The same trials as a graph.
+    """
 
     rows: tuple[PlanRow, ...]
-    compute: Compute
+    gangs: tuple[Compute, ...]
     graph: TrialGraph = field(repr=False)
 
     @property
@@ -90,12 +101,20 @@ class Plan:
     @property
     def device(self) -> Literal["CPU", "GPU"]:
         """What ``device_hours`` counts: hours of a CPU core or of a GPU."""
-        return "GPU" if self.compute.num_gpus_per_rank else "CPU"
+        return "GPU" if any(gang.num_gpus_per_rank for gang in self.gangs) else "CPU"
 
     @property
     def device_hours(self) -> float:
         """Estimated core-hours or GPU-hours of all trials that would run."""
-        return device_hours(sum(row.seconds for row in self.rows), self.compute)
+        return sum(row.device_hours for row in self.rows)
+
+    @property
+    def hours_by_ranks(self) -> dict[int, float]:
+        """The same for each size of gangs, the smallest first."""
+        hours: dict[int, float] = defaultdict(float)
+        for row in self.rows:
+            hours[row.num_ranks] += row.device_hours
+        return {ranks: hours[ranks] for ranks in sorted(hours) if hours[ranks]}
 
     @property
     def critical_path_s(self) -> float:
@@ -108,7 +127,10 @@ class Plan:
         return dict(Counter(row.basis for row in self.rows if row.basis))
 
     def wall_s(self, num_slots: int) -> float:
-        """Return the estimated wall seconds with some slots, by simulating the scheduler."""
+        """Return the estimated wall seconds with some slots, by simulating the scheduler.
+
+        Of gangs of one size; for several see ``simulate``, which knows what fits a cluster.
+        """
         return simulate_wall_s(self.graph, self._seconds(), num_slots)
 
     def _seconds(self) -> dict[str, float]:
@@ -121,7 +143,7 @@ class Plan:
 def make_plan(
     trials: Iterable[Trial],
     store: Store,
-    compute: Compute | None = None,
+    compute_for: ComputeFor | None = None,
     skipped: Mapping[str, str] | None = None,
 ) -> Plan:
     """Return what a run of the trials would do; changes nothing but a damaged marker's place.
@@ -129,34 +151,33 @@ def make_plan(
     Args:
         trials: All trials of the sweep, each key once.
         store: Where results are reused from.
-        compute: What one trial would run on; None = one CPU thread.
+        compute_for: What each trial would run on; None = one CPU thread.
         skipped: Why trials are left out by a policy, by key.
 
     Raises:
         GraphError: When the trials are no graph.
         UserError: When the store cannot be read.
     """
-    compute = compute or Compute()
+    compute_for = compute_for or any_compute
     with without_collecting():
         graph = TrialGraph(trials)
     stored = set(store.trial_keys())
     records = {key: record for key in graph if key in stored and (record := store.record(key))}
     lacking = {key: store.missing(record, graph[key].outputs) for key, record in records.items()}
     done = {key for key, names in lacking.items() if not names}
-    speeds = _speeds(graph, store, records, done, compute)
+    speeds = _speeds(graph, store, records, done, compute_for)
     left_out = skipped or {}
     rows = (
         _reuse_row(graph[key], records[key])
         if key in done
         else _skip_row(graph[key], left_out[key])
         if key in left_out
-        else _run_row(
-            key, graph, done, lacking.get(key), estimate(graph[key].spec, compute, speeds)
-        )
+        else _run_row(key, graph, done, lacking.get(key), compute_for(graph[key]), speeds)
         for key in graph
     )
     with without_collecting():
-        return Plan(tuple(rows), compute, graph)
+        gangs = dict.fromkeys(compute_for(graph[key]) for key in graph)
+        return Plan(tuple(rows), tuple(gangs), graph)
 
 
 def _speeds(
@@ -164,11 +185,12 @@ def _speeds(
     store: Store,
     records: Mapping[str, CommittedTrial],
     done: set[str],
-    compute: Compute,
+    compute_for: ComputeFor,
 ) -> dict[SpeedClass, Speed]:
     """Measure in the sweep's own results, and in other sweeps' where those do not suffice."""
     speeds = measure((record.spec, record.result) for record in records.values())
-    needed = {speed_class(graph[key].spec, compute) for key in graph if key not in done}
+    open_trials = (graph[key] for key in graph if key not in done)
+    needed = {speed_class(trial.spec, compute_for(trial)) for trial in open_trials}
     if needed <= set(speeds):
         return speeds
     others = measure((record.spec, record.result) for record in _others(store, graph))
@@ -199,17 +221,28 @@ def _run_row(
     graph: TrialGraph,
     done: set[str],
     lacking: tuple[str, ...] | None,
-    cost: Estimate,
+    compute: Compute,
+    speeds: Mapping[SpeedClass, Speed],
 ) -> PlanRow:
     trial = graph[key]
+    cost = estimate(trial.spec, compute, speeds)
     waits = [graph[parent].main_role.label for parent in graph.parents(key) if parent not in done]
     action: Action = "wait" if waits else "run"
     reasons = [f"waits for {' and '.join(waits)}"] if waits else []
     reasons += [f"committed, but {_named(trial, lacking)} is missing"] if lacking else []
     reason = "; ".join(reasons) or "no result yet"
-    steps = trial.spec.num_steps
-    label = trial.main_role.label
-    return PlanRow(key, label, trial.kind, action, reason, steps, cost.seconds, cost.basis)
+    return PlanRow(
+        key=key,
+        label=trial.main_role.label,
+        kind=trial.kind,
+        action=action,
+        reason=reason,
+        num_steps=trial.spec.num_steps,
+        seconds=cost.seconds,
+        basis=cost.basis,
+        num_ranks=compute.num_ranks,
+        device_hours=device_hours(cost.seconds, compute),
+    )
 
 
 def _named(trial: Trial, lacking: tuple[str, ...]) -> str:

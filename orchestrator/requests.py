@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from orchestrator.given_files import given_ref
+from orchestrator.shapes import Shapes, compute_from
 from orchestrator.store import Store
 from search_spaces.canonical import short
 from search_spaces.contracts import (
@@ -32,15 +33,8 @@ from search_spaces.trial import (
 
 
 def compute_of(spec: SweepSpec) -> Compute:
-    """Return how the sweep's trials are run."""
-    resources = spec.resources
-    return Compute(
-        num_ranks=resources.ranks,
-        num_threads=resources.cpus_per_rank,
-        num_gpus_per_rank=resources.gpus_per_rank,
-        micro_batch_size=resources.micro_batch_size,
-        layout=resources.layout,
-    )
+    """Return how a sweep's trials are run whose tasks have no resources of their own."""
+    return compute_from(spec.resources)
 
 
 def request_maker(
@@ -59,7 +53,7 @@ def request_maker(
         store: Where parents' files are, and where results go.
         cache: Node-local folder of the token cache.
     """
-    compute = compute_of(spec)
+    shapes = Shapes.of(spec)
 
     def make_request(trial: Trial, attempt: str) -> TrialRequest:
         role = trial.main_role
@@ -78,7 +72,7 @@ def request_maker(
             if saved
             else None,
             cache_folder=str(cache),
-            compute=compute,
+            compute=shapes(trial),
             checkpoints=_checkpoints(spec, store, trial.key),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
@@ -66,3 +67,8 @@ class Returned:
             outcome.attempt,
             answer,
         )
+
+
+def new_attempt(number: int) -> str:
+    """Return the name of a trial's n-th attempt: unique, so that no two write to one folder."""
+    return f"a{number:04d}-{secrets.token_hex(4)}"

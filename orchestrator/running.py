@@ -17,8 +17,9 @@ from orchestrator.journal import Journal
 from orchestrator.lease import Lease
 from orchestrator.listeners import Listener, ListenerGroup, SweepOutcome
 from orchestrator.metrics_listener import MetricsListener
-from orchestrator.requests import compute_of, request_maker
+from orchestrator.requests import request_maker
 from orchestrator.retries import RetryRules, budgets_of
+from orchestrator.shapes import Shapes
 from orchestrator.steady_clock import SteadyClock
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
@@ -47,7 +48,9 @@ def run_on_ray(
         UserError: Another process runs the sweep or takes it over, or store or cluster cannot
             be used.
     """
-    spec, compute = context.spec, compute_of(context.spec)
+    spec = context.spec
+    shapes = Shapes.of(spec)
+    compute, *others = shapes.distinct
     store = Store(spec.store)
     make_request = request_maker(spec, context.models, context.tasks, store, context.cache)
     context.given.keep(spec)
@@ -66,8 +69,8 @@ def run_on_ray(
         told = MetricsListener(metrics, context.trials, journal.counts, lag)
         given = spec.resources
         life = GangLife(idle_release_s=given.idle_release_s, hang_limits=spec.retries.hang_after_s)
-        sharing = Sharing(spec.name, given.priority, given.max_gangs)
-        executor = RayExecutor(ray, compute, wanted, life, sharing=sharing)
+        sharing = Sharing(spec.name, given.priority, given.max_gpus)
+        executor = RayExecutor(ray, compute, wanted, life, sharing=sharing, others=others)
         return run_sweep(
             context.trials,
             store,
@@ -81,6 +84,7 @@ def run_on_ray(
             lambda: _check_both(lease, check),
             RetryRules.of(spec.retries),
             lambda: lease.is_current,
+            shapes,
         )
 
 

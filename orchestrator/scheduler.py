@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from orchestrator.costs import trial_flops
+from orchestrator.costs import ComputeFor, any_compute, trial_length
 from orchestrator.graph import TrialGraph
 from orchestrator.ready_queue import Delays, ReadyQueue
 from orchestrator.retries import (
@@ -31,8 +31,9 @@ class SchedulerError(ValueError):
 class Scheduler:
     """Keeps the state of every trial and says which are ready.
 
-    Ready trials are ordered by the work of the longest chain that begins with them, longest
-    first, then by the order in which the trials were given.
+    Ready trials are ordered by the length of the longest chain that begins with them, longest
+    first, then by the order in which the trials were given. Length is work over the devices of
+    the gang that does it, so that it holds over gangs of several sizes.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Scheduler:
         graph: TrialGraph,
         budgets: RetryBudgets = DEFAULT_BUDGETS,
         rules: RetryRules = DEFAULT_RULES,
+        compute_for: ComputeFor = any_compute,
     ) -> None:
         self._graph = graph
+        self._compute_for = compute_for
         self._budgets = budgets
         self._rules = rules
         self._states: dict[str, TrialState] = {}
@@ -204,9 +207,13 @@ class Scheduler:
         )
 
     def _chain_from(self, key: str) -> float:
-        """Return the work of the longest chain that begins with a trial, in FLOP."""
+        """Return the length of the longest chain that begins with a trial."""
         below = max((self._chains[child] for child in self._graph.children(key)), default=0.0)
-        return trial_flops(self._graph[key].spec) + below
+        return self._length(key) + below
+
+    def _length(self, key: str) -> float:
+        trial = self._graph[key]
+        return trial_length(trial.spec, self._compute_for(trial))
 
     def _lengthen_chains(self, key: str) -> None:
         """Compute the chain of a new trial, and of the ancestors whose chain it lengthens."""
@@ -214,7 +221,7 @@ class Scheduler:
         queue = [key]
         for child in queue:  # grows while it is read
             for parent in self._graph.parents(child):
-                longer = trial_flops(self._graph[parent].spec) + self._chains[child]
+                longer = self._length(parent) + self._chains[child]
                 if longer > self._chains[parent]:
                     self._move_up(parent, longer)
                     queue.append(parent)

@@ -43,10 +43,13 @@ def plan_summary(plan: Plan) -> str:
     """Return a plan in one line."""
     num = plan.num_run + plan.num_wait
     skipped = f", {plan.num_skip} skipped" if plan.num_skip else ""
+    hours = plan.hours_by_ranks
+    parts = [f"{spent:.2f} on gangs of {ranks}" for ranks, spent in hours.items()]
+    sizes = f" ({', '.join(parts)})" if len(parts) > 1 else ""
     return (
         f"{num} to run ({plan.num_run} at once, {plan.num_wait} after a parent), "
         f"{plan.num_reuse} reused{skipped}; {plan.num_train_steps:,} steps, "
-        f"about {plan.device_hours:.2f} {plan.device}-hours"
+        f"about {plan.device_hours:.2f} {plan.device}-hours{sizes}"
     )
 
 
@@ -60,6 +63,7 @@ def plan_data(made: Plan) -> dict[str, Any]:
         "num_train_steps": made.num_train_steps,
         "device": made.device,
         "device_hours": made.device_hours,
+        "device_hours_by_ranks": made.hours_by_ranks,
         "critical_path_s": made.critical_path_s,
         "rows": [vars(row) for row in made.rows],
     }

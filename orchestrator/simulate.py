@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from orchestrator.costs import ComputeFor, any_compute
 from orchestrator.graph import TrialGraph
 from orchestrator.retries import DEFAULT_BUDGETS, DEFAULT_RULES, RetryBudgets, RetryRules
 from orchestrator.scheduler import Scheduler
@@ -74,6 +75,8 @@ def simulate(
     budgets: RetryBudgets = DEFAULT_BUDGETS,
     widths: Mapping[str, int] | None = None,
     rules: RetryRules = DEFAULT_RULES,
+    compute_for: ComputeFor = any_compute,
+    most: int | None = None,
 ) -> Schedule:
     """Run all trials on a simulated clock; equal arguments give an equal schedule.
 
@@ -85,11 +88,15 @@ def simulate(
         budgets: Retries by class of failure; nodes fail by the infrastructure, or are preempted.
         widths: Slots, of one host, that trials take; 1 for one that is absent.
         rules: How trials are tried again, beside how often.
+        compute_for: What a trial runs on, as the scheduler is told.
+        most: Attempts at once; None = as many as find slots.
 
     Raises:
         ValueError: When a trial takes more slots than any host has.
     """
-    simulation = _Simulation(graph, seconds, hosts, hazards, budgets, widths or {}, rules)
+    simulation = _Simulation(
+        graph, seconds, hosts, hazards, budgets, widths or {}, rules, compute_for, most
+    )
     simulation.run()
     return simulation.schedule()
 
@@ -127,6 +134,8 @@ class _Simulation:
     budgets: RetryBudgets
     widths: Mapping[str, int]
     rules: RetryRules
+    compute_for: ComputeFor
+    most: int | None
     attempts: list[Attempt] = field(default_factory=list)
     seen: list[Outage] = field(default_factory=list)
     num_retries: int = 0
@@ -139,7 +148,7 @@ class _Simulation:
                 f"A trial takes {widest} slots, but no host has more than {self._cluster.widest}."
             )
         self._outages = Outages(self.hosts, self.hazards)
-        self._scheduler = Scheduler(self.graph, self.budgets, self.rules)
+        self._scheduler = Scheduler(self.graph, self.budgets, self.rules, self.compute_for)
         self._now, self._serial = 0.0, 0
         self._running: dict[str, _Running] = {}
         self._ends: list[tuple[float, int, str]] = []  # heap; holds those of hit attempts too
@@ -165,8 +174,8 @@ class _Simulation:
 
     def _start_ready(self) -> None:
         """Fill the free slots; where the most urgent trial finds no room, none overtakes it."""
-        while self._cluster.num_free:
-            ready = self._scheduler.ready(self._now, self._cluster.num_free)
+        while self._num_startable:
+            ready = self._scheduler.ready(self._now, self._num_startable)
             if not ready:
                 return
             for key in ready:
@@ -174,6 +183,12 @@ class _Simulation:
                 if place is None:
                     return
                 self._start(key, place)
+
+    @property
+    def _num_startable(self) -> int:
+        """Attempts that may be started, were all of one slot."""
+        most = self._cluster.num_slots if self.most is None else self.most
+        return min(self._cluster.num_free, most - len(self._running))
 
     def _start(self, key: str, place: Place) -> None:
         self._serial += 1
@@ -185,7 +200,7 @@ class _Simulation:
         """Let the clock go to what happens next; at one instant all ends come before outages."""
         end_at = self._ends[0][0] if self._ends else math.inf
         # A retry that is due while no slot is free waits for an end, not for the clock.
-        has_room = self._cluster.num_free > 0
+        has_room = self._num_startable > 0
         wakeup_s = self._scheduler.next_wakeup(self._now) if has_room else None
         wakeup_at = math.inf if wakeup_s is None else self._now + wakeup_s
         next_at = min(end_at, self._outages.next_at, wakeup_at)

@@ -12,8 +12,8 @@ import typer
 from orchestrator.choices import planned
 from orchestrator.costs import MODELLED, OVERHEAD_S
 from orchestrator.plan import Plan, PlanRow
-from orchestrator.requests import compute_of
 from orchestrator.retries import RetryRules, budgets_of
+from orchestrator.shapes import Shapes
 from orchestrator.simulate import Schedule
 from orchestrator.simulate import simulate as simulated
 from orchestrator.simulate_options import Options, understood
@@ -57,7 +57,8 @@ def simulate(
     A failed or preempted node ends all attempts on it; each begins anew after its back-off, and
     a trial that is hit too often is given up, with what waits for it: budgets and waits are the
     sweep's own (retries). Policies that would leave trials out in the light of scores have no
-    part in it, but what they and 'tickets cancel' have left out by now stays out.
+    part in it, but what they and 'tickets cancel' have left out by now stays out. As in a run,
+    gangs and max_gpus of the sweep's resources limit what runs at once.
 
     The makespan is shown beside two lower bounds: all work with no gang ever idle, and the
     critical path. Where the first is larger, more GPUs make the run shorter; where the second
@@ -70,12 +71,25 @@ def simulate(
     context = SweepContext.open(sweep)
     options = Options(gpus, cpus, node_size, gpu_kind, mtbf, preemption_rate, repair, seed)
     spec = context.spec
-    setting = understood(options, compute_of(spec), spec.resources.gangs)
+    given, shapes = spec.resources, Shapes.of(spec)
+    setting = understood(options, shapes.distinct, given.gangs, given.max_gpus)
     made = planned(context, Store(spec.store))
     seconds = _seconds(made, setting.speed)
     budgets, rules = budgets_of(spec.retries), RetryRules.of(spec.retries)
-    schedule = simulated(made.graph, seconds, setting.hosts, setting.hazards, budgets, rules=rules)
-    figures = figures_of(made.graph, seconds, schedule)
+    slots = setting.slots
+    widths = {trial.key: slots.width(shapes(trial)) for trial in context.trials}
+    schedule = simulated(
+        made.graph,
+        seconds,
+        slots.hosts,
+        setting.hazards,
+        budgets,
+        widths,
+        rules,
+        shapes,
+        slots.most,
+    )
+    figures = figures_of(made.graph, seconds, schedule, slots.unit)
     labels = _labels(made)
     if as_json:
         typer.echo(json.dumps(figures_data(figures, labels) | {"bases": made.bases}, indent=2))
@@ -84,7 +98,7 @@ def simulate(
         lines = [basis_line(made.bases, kind)] if made.bases else []
         typer.echo("\n".join([*lines, *told(figures, labels)]))
     if gantt:
-        _draw(gantt, spec.name, made, schedule, setting.hosts, figures)
+        _draw(gantt, spec.name, made, schedule, slots.hosts, figures)
         typer.echo(f"Chart: {gantt}", err=as_json)
 
 

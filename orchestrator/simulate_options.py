@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cluster.resources import NodeResources, plan_gangs
-from orchestrator.simulated_nodes import Hazards, Host
+from orchestrator.simulated_hosts import Slots, slots_of
+from orchestrator.simulated_nodes import Hazards
 from search_spaces.contracts import Compute
 from search_spaces.errors import Fault, SpecError, did_you_mean
 
@@ -42,35 +42,41 @@ class Setting:
     """The options, understood.
 
     Attributes:
-        hosts: The cluster, in slots of one gang each.
+        slots: The cluster.
         hazards: How often its nodes go down.
         speed: Of its GPUs, against those of the cost model.
     """
 
-    hosts: tuple[Host, ...]
+    slots: Slots
     hazards: Hazards
     speed: float
 
 
-def understood(options: Options, compute: Compute, gangs: Literal["auto"] | int) -> Setting:
-    """Check the options against the shape of a gang.
+def understood(
+    options: Options,
+    shapes: Sequence[Compute],
+    gangs: Literal["auto"] | int = "auto",
+    max_gpus: float | None = None,
+) -> Setting:
+    """Check the options against the shapes of the sweep's gangs.
 
     Args:
         options: As typed.
-        compute: Shape of one gang.
+        shapes: Of the gangs.
         gangs: How many the sweep wants at most.
+        max_gpus: Most GPUs of all of them together.
 
     Raises:
         SpecError: Options are wrong; all of them at once.
-        UserError: The cluster has no room for one gang.
+        UserError: The cluster has no room for one gang of some shape.
     """
-    faults = [*_size_faults(options, compute), *_kind_faults(options)]
+    faults = [*_size_faults(options, shapes[0]), *_kind_faults(options)]
     hazards = _hazards(options, faults)
     if faults:
         raise SpecError(faults)
-    num_devices = options.gpus or options.cpus or 0
-    hosts = hosts_of(num_devices, options.node_size, compute, gangs)
-    return Setting(hosts, hazards, GPU_SPEEDS[options.gpu_kind] if options.gpus else 1.0)
+    devices = options.gpus or options.cpus or 0
+    slots = slots_of(devices, options.node_size, shapes, gangs, max_gpus)
+    return Setting(slots, hazards, GPU_SPEEDS[options.gpu_kind] if options.gpus else 1.0)
 
 
 def parse_duration(text: str) -> float | None:
@@ -78,47 +84,6 @@ def parse_duration(text: str) -> float | None:
     found = _DURATION.fullmatch(text.strip())
     seconds = float(found[1]) * UNITS_S[found[2]] if found else math.inf
     return seconds if math.isfinite(seconds) else None
-
-
-def hosts_of(
-    num_devices: int, node_size: int, compute: Compute, gangs: Literal["auto"] | int
-) -> tuple[Host, ...]:
-    """Return the hosts of a cluster, cut into gangs as a real one would be.
-
-    Args:
-        num_devices: GPUs, or CPUs for gangs without GPUs.
-        node_size: Of them on one node; the last node may have fewer.
-        compute: Shape of one gang.
-        gangs: How many are wanted at most.
-
-    Raises:
-        UserError: Not even one gang fits.
-    """
-    sizes = [min(node_size, num_devices - at) for at in range(0, num_devices, node_size)]
-    nodes = [_node(size, compute) for size in sizes]
-    placement = plan_gangs(compute, gangs, nodes)
-    if placement.strategy == "PACK":  # gangs span nodes; that two of them share one is left out
-        per_node = max(1, nodes[0].num_ranks(compute))
-        num_nodes = math.ceil(compute.num_ranks / per_node)
-        return (Host(1, num_nodes),) * placement.num_gangs
-    return _filled(nodes, compute, placement.num_gangs)
-
-
-def _node(size: int, compute: Compute) -> NodeResources:
-    if not compute.num_gpus_per_rank:
-        return NodeResources(size, 0)
-    enough_cpus = compute.num_threads * math.ceil(size / compute.num_gpus_per_rank)
-    return NodeResources(enough_cpus, size)
-
-
-def _filled(nodes: Sequence[NodeResources], compute: Compute, num_gangs: int) -> tuple[Host, ...]:
-    hosts = []
-    for node in nodes:
-        num_slots = min(num_gangs, node.num_ranks(compute) // compute.num_ranks)
-        num_gangs -= num_slots
-        if num_slots:
-            hosts.append(Host(num_slots))
-    return tuple(hosts)
 
 
 def _size_faults(options: Options, compute: Compute) -> list[Fault]:

@@ -5,10 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.graph import TrialGraph
 from orchestrator.simulate import Schedule
 from search_spaces.contracts import TrialState
+
+
+class Unit(NamedTuple):
+    """What a slot of the cluster is.
+
+    Attributes:
+        name: For people: a gang where all are of one size, else a GPU, a rank or a CPU.
+        device: What is counted in hours.
+        num_devices: Of those it has.
+    """
+
+    name: str = "gang"
+    device: str = "CPU"
+    num_devices: float = 1.0
+
+
+GANG = Unit()
 
 
 @dataclass(frozen=True)
@@ -29,6 +47,9 @@ class Figures:
         num_retries: Of them, those after which the trial was tried again.
         num_failed: Trials given up.
         num_blocked: Trials that waited for one of those.
+        slot: What a slot is.
+        device: What ``device_hours`` counts.
+        device_hours: Of all attempts, those that were lost among them.
     """
 
     makespan_s: float
@@ -44,6 +65,9 @@ class Figures:
     num_retries: int
     num_failed: int
     num_blocked: int
+    slot: str
+    device: str
+    device_hours: float
 
     @property
     def utilisation(self) -> float:
@@ -75,13 +99,16 @@ class Figures:
         return slot_s / total if total else 0.0
 
 
-def figures_of(graph: TrialGraph, seconds: Mapping[str, float], schedule: Schedule) -> Figures:
+def figures_of(
+    graph: TrialGraph, seconds: Mapping[str, float], schedule: Schedule, unit: Unit = GANG
+) -> Figures:
     """Return a schedule's figures.
 
     Args:
         graph: All trials.
         seconds: How long each trial takes, as the simulation was told.
         schedule: What it came to.
+        unit: What a slot is.
     """
     endings = Counter(attempt.ending for attempt in schedule.attempts)
     states = Counter(schedule.states.values())
@@ -101,6 +128,9 @@ def figures_of(graph: TrialGraph, seconds: Mapping[str, float], schedule: Schedu
         num_retries=schedule.num_retries,
         num_failed=states[TrialState.FAILED],
         num_blocked=states[TrialState.BLOCKED],
+        slot=unit.name,
+        device=unit.device,
+        device_hours=sum(one.slot_s for one in schedule.attempts) * unit.num_devices / 3600,
     )
 
 

@@ -173,18 +173,20 @@ def _first_rows(hosts: Sequence[Host]) -> list[int]:
 
 def _label(axes: Axes, hosts: Sequence[Host], unit: str, figures: Figures, name: str) -> None:
     firsts = _first_rows(hosts)
+    spans = "gang" if figures.slot == "gang" else "nodes"
     step = max(1, len(hosts) // 32)
     shown = list(range(0, len(hosts), step))
     axes.set_yticks(
         [firsts[index] + hosts[index].num_slots / 2 for index in shown],
-        [f"node {index}" if hosts[index].num_nodes == 1 else f"gang {index}" for index in shown],
+        [f"node {index}" if hosts[index].num_nodes == 1 else f"{spans} {index}" for index in shown],
     )
     if len(hosts) <= NUM_SEPARATED:
         for first in firsts[1:]:
             axes.axhline(first, color="#9AA4AE", linewidth=0.6)
     axes.set_xlabel(f"{unit} since the start")
+    slots = counted(figures.num_slots, figures.slot)
     title = (
-        f"{name}: {show_seconds(figures.makespan_s)} on {counted(figures.num_slots, 'gang')}, "
+        f"{name}: {show_seconds(figures.makespan_s)} on {slots}, "
         f"{figures.utilisation:.0%} used, {figures.ratio:.2f} x the lower bound"
     )
     axes.set_title(title, fontsize=11, loc="left", parse_math=False)

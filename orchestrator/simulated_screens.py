@@ -20,15 +20,17 @@ def told(figures: Figures, labels: Mapping[str, str]) -> list[str]:
     """
     if not figures.num_attempts:
         return ["Nothing to run: every trial has its result or is left out."]
+    slot = figures.slot
     return [
         f"makespan      {show_seconds(figures.makespan_s)} on "
-        f"{counted(figures.num_slots, 'gang')}, {counted(figures.num_trials, 'trial')} done",
-        f"utilisation   {figures.utilisation:.1%} of the gangs' time; "
+        f"{counted(figures.num_slots, slot)}, {counted(figures.num_trials, 'trial')} done",
+        f"utilisation   {figures.utilisation:.1%} of the {slot}s' time; "
         f"{figures.lost_share:.1%} lost, {_idle(figures):.1%} idle or down",
-        f"lower bounds  {show_seconds(figures.work_bound_s)} (all work, no gang ever idle), "
+        f"lower bounds  {show_seconds(figures.work_bound_s)} (all work, no {slot} ever idle), "
         f"{show_seconds(figures.chain_s)} (critical path)",
         f"ratio         {figures.ratio:.3f} x the larger lower bound",
-        f"lost work     {show_seconds(figures.lost_s)} of one gang",
+        f"lost work     {show_seconds(figures.lost_s)} of one {slot}",
+        f"device time   {figures.device_hours:,.2f} {figures.device}-hours, lost work among them",
         f"attempts      {figures.num_attempts:,}: {figures.num_failures:,} hit by a failed node, "
         f"{figures.num_preemptions:,} preempted, {figures.num_retries:,} tried again",
         *_given_up(figures),

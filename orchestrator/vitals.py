@@ -6,17 +6,18 @@ cost model: replaced as a whole with every heartbeat, so that it never grows.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import defaultdict, deque
 from typing import Any
 
-from orchestrator.costs import Speed, SpeedClass, estimate, measure
+from orchestrator.costs import ComputeFor, Speed, SpeedClass, estimate, measure, num_devices
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal
 from orchestrator.listeners import Listener
 from orchestrator.scheduler import Scheduler
-from search_spaces.contracts import Compute, Executor, Progress, TrialResult
+from search_spaces.contracts import Executor, Progress, TrialResult
 
 NUM_SPEEDS = 50  # newest results of a speed class that its speed is the median of
 PROGRESS_S = 0.5  # between two looks at the running attempts
@@ -26,14 +27,17 @@ MAX_SHARE = 0.01  # of the driver's time; a sweep of 100,000 trials is looked at
 
 
 class Vitals:
-    """Gathers what there is to tell of a run.
+    """Gathers what there is to tell of a run."""
 
-    Attributes:
-        compute: What trials run on, once that is known.
-    """
-
-    def __init__(self, graph: TrialGraph, scheduler: Scheduler, executor: Executor) -> None:
-        self.compute = Compute()
+    def __init__(
+        self,
+        graph: TrialGraph,
+        scheduler: Scheduler,
+        executor: Executor,
+        compute_for: ComputeFor,
+    ) -> None:
+        """Begin with nothing known; ``compute_for`` says what a trial runs on."""
+        self._compute_for = compute_for
         self._graph, self._scheduler, self._executor = graph, scheduler, executor
         self._speeds: dict[SpeedClass, deque[Speed]] = defaultdict(lambda: deque(maxlen=NUM_SPEEDS))
         self._num_tokens = 0
@@ -73,17 +77,20 @@ class Vitals:
         """Return the estimated seconds until the last trial ends, were none to fail."""
         speeds = {where: _median(list(found)) for where, found in self._speeds.items()}
         chains: dict[str, float] = {}
-        total_s = 0.0
+        total_s, narrowest = 0.0, math.inf
         for key in reversed(self._graph.topological_order()):
+            compute = self._compute_for(self._graph[key])
+            narrowest = min(narrowest, num_devices(compute))
             if not self._scheduler.state(key).is_finished:
-                seconds = estimate(self._graph[key].spec, self.compute, speeds).seconds
+                seconds = estimate(self._graph[key].spec, compute, speeds).seconds
                 seconds *= 1 - _share_done(running.get(key))
                 below_s = max((chains.get(c, 0.0) for c in self._graph.children(key)), default=0.0)
                 chains[key] = seconds + below_s
-                total_s += seconds
+                total_s += seconds * num_devices(compute)
         if not self._executor.num_slots:
             return None
-        return max(total_s / self._executor.num_slots, max(chains.values(), default=0.0))
+        total_s /= narrowest * self._executor.num_slots
+        return max(total_s, max(chains.values(), default=0.0))
 
 
 class LifeSigns:

@@ -246,11 +246,14 @@ class Executor(Protocol):
 
     @property
     def num_slots(self) -> int:
-        """Number of attempts that can run at once."""
+        """Most attempts at once; fewer where some take larger gangs than others."""
 
     @property
     def description(self) -> str:
         """Where trials run, for people."""
+
+    def has_room(self, compute: Compute) -> bool:
+        """Whether an attempt that asks for such a gang can be submitted now."""
 
     def submit(self, request: TrialRequest) -> None:
         """Start an attempt; raises RuntimeError when no slot is free.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -16,6 +17,17 @@ class VerdictSpec(Frozen):
 
     rule: RuleName = "noninferior"
     delta: float = Field(default=0.01, gt=0, lt=1, description="Fraction of the metric's range.")
+
+
+class TaskResources(Frozen):
+    """In what a task's gangs differ from the sweep's: all of its trials run on gangs of one size.
+
+    GPUs of a rank and layout are the whole sweep's.
+    """
+
+    ranks: int | None = Field(default=None, ge=1, description="Processes of one gang.")
+    cpus_per_rank: int | None = Field(default=None, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
 
 
 class ResourcesSpec(Frozen):
@@ -39,12 +51,9 @@ class ResourcesSpec(Frozen):
         default=1, gt=0, le=1000, description="Weight beside other sweeps on a full cluster."
     )
 
-    @property
-    def max_gangs(self) -> int | None:
-        """Most gangs that ``max_gpus`` allows; None = no such limit."""
-        if self.max_gpus is None:
-            return None
-        return int(self.max_gpus / (self.ranks * self.gpus_per_rank) + 1e-9)
+    def of_task(self, own: TaskResources | None) -> ResourcesSpec:
+        """Return what a task's gangs are made of: what it says itself, else as the sweep says."""
+        return self.model_copy(update=own.model_dump(exclude_none=True)) if own else self
 
     @field_validator("max_gpus")
     @classmethod
@@ -146,3 +155,24 @@ def check_batch(batch_size: int, resources: ResourcesSpec) -> None:
         raise ValueError(
             f"micro_batch_size is {micro}, but must divide each rank's share, {share} examples"
         )
+
+
+def task_problems(task: str, batch_sizes: Iterable[int], resources: ResourcesSpec) -> list[str]:
+    """Return what is wrong with a task's own gangs.
+
+    Args:
+        task: Its name, for people.
+        batch_sizes: Of its recipes.
+        resources: As ``ResourcesSpec.of_task`` returns them.
+    """
+    problems = []
+    for size in batch_sizes:
+        try:
+            check_batch(size, resources)
+        except ValueError as error:
+            problems.append(f"of task '{task}': {error}")
+    takes, most = resources.ranks * resources.gpus_per_rank, resources.max_gpus
+    if most is not None and takes > most:
+        problem = f"one gang takes {takes:g} GPUs, ranks x gpus_per_rank, but max_gpus is {most:g}"
+        problems.append(f"of task '{task}': {problem}")
+    return problems

@@ -22,6 +22,7 @@ from search_spaces.run_specs import (
     TrackingSpec,
     VerdictSpec,
     check_batch,
+    task_problems,
 )
 from search_spaces.schedules import Schedule
 from search_spaces.splits import AnySelectRule, ReportSelect
@@ -207,12 +208,26 @@ class SweepSpec(Frozen):
     @field_validator("resources")
     @classmethod
     def _batches_divide(cls, resources: ResourcesSpec, info: ValidationInfo) -> ResourcesSpec:
-        recipes = [info.data.get("recipe"), info.data.get("search_recipe")]
-        for task in info.data.get("tasks", ()):
-            recipes += [task.recipe, task.search_recipe]
-        for size in sorted({recipe.batch_size for recipe in recipes if recipe is not None}):
+        sweeps = [info.data.get("recipe"), info.data.get("search_recipe")]
+        tasks = info.data.get("tasks", ())
+        shared = [task for task in tasks if task.resources is None]
+        recipes = [*sweeps] if shared or not tasks else []
+        recipes += [one for task in shared for one in (task.recipe, task.search_recipe)]
+        for size in _batch_sizes(recipes):
             check_batch(size, resources)
+        problems = []
+        for task in tasks:
+            if task.resources is not None:
+                own = [task.recipe or sweeps[0], task.search_recipe or sweeps[1]]
+                gangs = resources.of_task(task.resources)
+                problems += task_problems(task.name, _batch_sizes(own), gangs)
+        if problems:
+            raise ValueError("; ".join(problems))
         return resources
+
+    def resources_of(self, task: TaskSpec) -> ResourcesSpec:
+        """Return what a task's gangs are made of."""
+        return self.resources.of_task(task.resources)
 
     def recipe_of(self, task: TaskSpec) -> RecipeSpec:
         """Return the final recipe of a task."""
@@ -250,6 +265,10 @@ class SweepSpec(Frozen):
         """Whether masks are chosen and reported on the same split, which verdicts must say."""
         rule = self.select_rule_of(task)
         return isinstance(rule, ReportSelect) and rule.split == self.report_split_of(task)
+
+
+def _batch_sizes(recipes: Sequence[RecipeSpec | None]) -> list[int]:
+    return sorted({recipe.batch_size for recipe in recipes if recipe is not None})
 
 
 def _check_distinct(values: Sequence[Any], what: str) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from search_spaces.canonical import Frozen
 from search_spaces.recipe_specs import RecipeSpec, SearchRecipeSpec, merge_recipes
+from search_spaces.run_specs import TaskResources
 from search_spaces.splits import AnySelectRule, HashSelect, ReportSelect, SelectRule
 from search_spaces.tasks import AnyTaskSource, TaskSource, report_splits
 
@@ -29,6 +30,9 @@ class TaskSpec(Frozen):
     )
     search_recipe: SearchRecipeSpec | None = Field(
         default=None, description="Fields that differ from the sweep's search recipe only."
+    )
+    resources: TaskResources | None = Field(
+        default=None, description="Fields that differ from the sweep's resources."
     )
 
     @field_validator("select", mode="before")

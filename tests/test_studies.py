@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.paper_study import SHAPES, model_facts, task_facts
 from orchestrator.plan import Plan, make_plan
-from orchestrator.requests import compute_of
+from orchestrator.shapes import Shapes
 from orchestrator.store import Store
 from search_spaces.expand import expand
 from search_spaces.loading import load_sweep
@@ -26,7 +26,7 @@ def study(name: str, tmp_path: Path) -> tuple[SweepSpec, list[Trial], Plan]:
     spec = load_sweep(EXAMPLES / f"chen2020-{name}.yaml")
     models = {model.name: model_facts(model.name) for model in spec.models}
     trials = expand(spec, models, {task.name: task_facts(task) for task in spec.tasks})
-    return spec, trials, make_plan(trials, Store(str(tmp_path)), compute_of(spec))
+    return spec, trials, make_plan(trials, Store(str(tmp_path)), Shapes.of(spec))
 
 
 def kinds(trials: list[Trial], model: str) -> Mapping[str, int]:

@@ -102,7 +102,9 @@ class TestExecutorContract:
         """As many attempts as slots are under way together; one more is refused."""
         gates = [tmp_path / f"{slot}.gate" for slot in range(executor.num_slots)]
         for seed, gate in enumerate(gates):
+            assert executor.has_room(ONE_RANK)
             executor.submit(make_request(f"wait_for:{gate}", seed=seed))
+        assert not executor.has_room(ONE_RANK)
         with pytest.raises(RuntimeError, match="slot\\(s\\) are taken"):
             executor.submit(make_request("return:too many", seed=99))
         eventually(

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from search_spaces.contracts import Failed, FailureClass, Outcome, Progress, Succeeded, TrialRequest
+from search_spaces.contracts import (
+    Compute,
+    Failed,
+    FailureClass,
+    Outcome,
+    Progress,
+    Succeeded,
+    TrialRequest,
+)
 from search_spaces.trial import Trial
 from tests.orchestrator.factories import finish
 
@@ -31,7 +39,10 @@ class FakeClock:
 
 
 class SimulatedExecutor:
-    """Ends every attempt after some seconds on the fake clock, well or as ``fail`` says."""
+    """Ends every attempt after some seconds on the fake clock, well or as ``fail`` says.
+
+    Has one device for each slot; attempts take one, or as many as ``ranks`` says by trial key.
+    """
 
     description = "simulated"
 
@@ -43,26 +54,32 @@ class SimulatedExecutor:
         num_slots: int = 2,
         rng: random.Random | None = None,
         fail: Callable[[TrialRequest], FailureClass | None] = lambda request: None,
+        ranks: Mapping[str, int] | None = None,
     ) -> None:
         self.num_slots = num_slots
         self.submitted: list[tuple[str, str]] = []  # (key, attempt)
         self.started_at: list[float] = []
         self.cancelled: list[str] = []
-        self.max_running = 0
+        self.max_running = self.max_ranks = 0
+        self._ranks = ranks or {}
         self.num_closes = 0
         self._clock, self._store_uri, self._fail = clock, store_uri, fail
         self._trials = {trial.key: trial for trial in trials}
         self._rng = rng or random.Random(0)
         self._running: list[tuple[float, int, TrialRequest]] = []
 
+    def has_room(self, compute: Compute) -> bool:
+        return self._num_ranks + compute.num_ranks <= self.num_slots
+
     def submit(self, request: TrialRequest) -> None:
-        if len(self._running) >= self.num_slots:
+        if self._num_ranks + self._ranks.get(request.spec.key, 1) > self.num_slots:
             raise RuntimeError("no slot is free")
         self.submitted.append((request.spec.key, request.attempt))
         self.started_at.append(self._clock.now)
         end = self._clock.now + self._rng.choice([0.25, 1.0, 3.0])
         heapq.heappush(self._running, (end, len(self.submitted), request))
         self.max_running = max(self.max_running, len(self._running))
+        self.max_ranks = max(self.max_ranks, self._num_ranks)
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         until = self._clock.now + timeout_s
@@ -88,6 +105,10 @@ class SimulatedExecutor:
     def close(self) -> None:
         self.num_closes += 1
         self._running.clear()
+
+    @property
+    def _num_ranks(self) -> int:
+        return sum(self._ranks.get(one.spec.key, 1) for _, _, one in self._running)
 
     def _end(self, request: TrialRequest) -> Outcome:
         key, attempt = request.spec.key, request.attempt

@@ -15,15 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.costs import any_compute, trial_length
 from orchestrator.ctrl_c import CtrlC
-from orchestrator.driver import new_attempt, run_sweep
+from orchestrator.driver import run_sweep
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo
 from orchestrator.listeners import ListenerGroup, SilentListener
 from orchestrator.policies import Add, LadderPolicy, Skip
 from orchestrator.retries import DEFAULT_BUDGETS, DEFAULT_RULES
+from orchestrator.returned import new_attempt
 from orchestrator.store import Store
-from search_spaces.contracts import FailureClass, TrialState
+from search_spaces.contracts import Compute, FailureClass, TrialState
 from search_spaces.errors import UserError
 from tests.orchestrator.factories import (
     finish,
@@ -88,6 +90,7 @@ class World:
         executor=SimulatedExecutor,
         later=(),
         check=lambda: None,
+        compute_for=any_compute,
         **options,
     ):
         clock = clock or FakeClock()
@@ -104,6 +107,7 @@ class World:
                 clock,
                 partial(request, self.store.uri),
                 check,
+                compute_for=compute_for,
             )
 
     @property
@@ -133,6 +137,77 @@ def assert_journal_agrees(world, trials):
         for row in other.trials():
             assert row.state is before[row.key].state
             assert (row.label, row.seconds) == (before[row.key].label, before[row.key].seconds)
+
+
+class Urgent(SimulatedExecutor):
+    """Knows by itself what is ready, and that nothing may go before what is more urgent."""
+
+    def __init__(self, *arguments, parents, urgency, **options):
+        super().__init__(*arguments, **options)
+        self.parents, self.urgency = parents, urgency
+
+    def submit(self, request):
+        begun = {key for key, _ in self.submitted}
+        done = begun - {one.spec.key for _, _, one in self._running}
+        ready = [k for k in self.parents if k not in begun and self.parents[k] <= done]
+        assert request.spec.key == max(ready, key=self.urgency.get)
+        super().submit(request)
+
+
+def naive_urgency(trials, compute_for):
+    """Return each trial's longest remaining time, and its place among equals, by recursion."""
+
+    def length(trial):
+        below = [length(child) for child in trials if trial.key in child.waits_for]
+        return trial_length(trial.spec, compute_for(trial)) + max(below, default=0.0)
+
+    return {trial.key: (length(trial), -place) for place, trial in enumerate(trials)}
+
+
+def test_a_large_gang_is_not_overtaken_by_small_trials(world):
+    """It waits for two devices, and the third is left empty: eight small ones wait behind it."""
+    first, large = (make_trial(seed=seed, train_steps=900) for seed in (1, 2))
+    small = [make_trial(seed=3 + n, train_steps=1) for n in range(8)]
+    trials = [*small, large, first]
+    ranks = {first.key: 2, large.key: 3}
+    outcome = world.run(
+        trials,
+        num_slots=3,
+        ranks=ranks,
+        compute_for=lambda trial: Compute(num_ranks=ranks.get(trial.key, 1)),
+    )
+    assert outcome.succeeded
+    assert world.submitted == [first.key, large.key, *(trial.key for trial in small)]
+
+
+@settings(max_examples=8, deadline=None)
+@given(dags(max_size=9), st.lists(st.sampled_from([1, 2, 4]), min_size=9, max_size=9), st.data())
+def test_the_longest_lineage_goes_first_over_gangs_of_all_sizes(choices, sizes, data):
+    """No trial overtakes a more urgent one, however large its gang, and all of them run."""
+    trials = make_dag(choices)
+    ranks = {trial.key: size for trial, size in zip(trials, sizes, strict=False)}
+    num_devices, seed = data.draw(st.integers(4, 5)), data.draw(st.integers(0, 99))
+
+    def compute_for(trial):
+        return Compute(num_ranks=ranks[trial.key])
+
+    options = {
+        "parents": {trial.key: set(trial.waits_for) for trial in trials},
+        "urgency": naive_urgency(trials, compute_for),
+        "rng": random.Random(seed),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(folder)
+        outcome = world.run(
+            trials,
+            executor=Urgent,
+            compute_for=compute_for,
+            num_slots=num_devices,
+            ranks=ranks,
+            **options,
+        )
+        assert outcome.succeeded and len(world.submitted) == len(trials)
+        assert world.executor.max_ranks <= num_devices
 
 
 @settings(max_examples=12, deadline=None)

@@ -77,7 +77,7 @@ def test_estimates_come_from_results_of_the_same_speed(store):
     assert plan.rows[0].basis == "measured in 3 results"
     assert plan.rows[1].basis == "modelled from FLOP: nothing measured yet"
     assert plan.bases == {plan.rows[0].basis: 1, plan.rows[1].basis: 1}
-    two_threads = make_plan([later], store, Compute(num_threads=2))
+    two_threads = make_plan([later], store, lambda trial: Compute(num_threads=2))
     assert two_threads.rows[0].basis == "modelled from FLOP: nothing measured yet"
 
 
@@ -99,7 +99,7 @@ def test_hours_are_of_the_device_that_is_asked_for(store):
     assert device_hours(3600, Compute(num_ranks=2, num_threads=4)) == 8
     assert device_hours(3600, Compute(num_ranks=2, num_threads=4, num_gpus_per_rank=0.5)) == 1
     assert make_plan([], store).device == "CPU"
-    plan = make_plan([make_trial()], store, Compute(num_gpus_per_rank=1))
+    plan = make_plan([make_trial()], store, lambda trial: Compute(num_gpus_per_rank=1))
     assert plan.device == "GPU"
     assert plan.device_hours == pytest.approx(plan.rows[0].seconds / 3600)
 

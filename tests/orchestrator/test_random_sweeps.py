@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from orchestrator.journal import Journal
 from orchestrator.retries import DEFAULT_BUDGETS
-from search_spaces.contracts import Outcome, TrialState
+from search_spaces.contracts import Compute, Outcome, TrialState
 from search_spaces.trial import Trial
 from tests.orchestrator.erratic import Erratic
 from tests.orchestrator.factories import finish, make_dag
@@ -35,15 +35,26 @@ COMMANDS = st.dictionaries(
 RUNS = st.lists(
     st.tuples(st.one_of(st.none(), st.integers(1, 120)), COMMANDS, st.booleans()), max_size=4
 )
+RANKS = st.lists(st.sampled_from([1, 1, 2, 4]), min_size=8, max_size=8)  # of each trial's gang
 
 
 class Sweep:
     """One sweep over several runs, and what a naive onlooker knows of it."""
 
-    def __init__(self, folder: str, trials: list[Trial], seed: int, num_slots: int) -> None:
+    def __init__(
+        self,
+        folder: str,
+        trials: list[Trial],
+        seed: int,
+        num_slots: int,
+        ranks: list[int],
+    ) -> None:
         self.world, self.trials = SteeredWorld(folder), trials
         self.parents = {trial.key: set(trial.waits_for) for trial in trials}
         self.rng, self.num_slots = random.Random(seed), num_slots
+        self.ranks = {
+            trial.key: min(size, num_slots) for trial, size in zip(trials, ranks, strict=False)
+        }
         self.ghosts: list[Outcome] = []
         self.committed: dict[str, str] = {}  # the attempt that counts, by trial
         self.foreign: set[tuple[str, str]] = set()  # committed by somebody else
@@ -78,6 +89,8 @@ class Sweep:
                 executor=Erratic,
                 check=check,
                 num_slots=self.num_slots,
+                ranks=self.ranks,
+                compute_for=lambda trial: Compute(num_ranks=self.ranks[trial.key]),
                 rng=self.rng,
                 ghosts=self.ghosts,
                 parents=self.parents,
@@ -120,7 +133,7 @@ class Sweep:
         fresh = set(executor.submitted)
         assert len(fresh) == len(executor.submitted) and not fresh & self.submitted
         assert not before.keys() & {key for key, _ in fresh}
-        assert executor.max_running <= self.num_slots
+        assert executor.max_running <= executor.max_ranks <= self.num_slots
         self.submitted |= fresh
         for (_, failure), num in executor.failures.items():
             allowed = DEFAULT_BUDGETS.get(failure, 0) + 1
@@ -150,16 +163,20 @@ class Sweep:
 
 
 @settings(max_examples=NUM_CASES, deadline=None)
-@given(dags(max_size=8), RUNS, st.integers(1, 3), st.integers(0, 2**32))
+@given(dags(max_size=8), RUNS, st.integers(1, 5), RANKS, st.integers(0, 2**32))
 def test_any_sweep_keeps_its_laws_and_ends(
     choices: list[list[int]],
     runs: list[tuple[int | None, dict[int, tuple[str, int]], bool]],
     num_slots: int,
+    ranks: list[int],
     seed: int,
 ) -> None:
-    """After any history a calm run, in which everything is tried again, commits each trial once."""
+    """After any history a calm run, in which everything is tried again, commits each trial once.
+
+    Gangs are of several sizes: a large one gets its place among small ones, or it would not end.
+    """
     with tempfile.TemporaryDirectory(dir=_MEMORY) as folder:
-        sweep = Sweep(folder, make_dag(choices), seed, num_slots)
+        sweep = Sweep(folder, make_dag(choices), seed, num_slots, ranks)
         for kill_at_look, commands, has_zombie in runs:
             if has_zombie:
                 sweep.zombie()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import given, settings
@@ -15,13 +15,14 @@ from orchestrator.graph import TrialGraph
 from orchestrator.retries import RetryRules
 from orchestrator.simulate import simulate
 from orchestrator.simulate_options import GPU_SPEEDS, Options, parse_duration, understood
-from orchestrator.simulated_figures import critical_path, figures_of
+from orchestrator.simulated_figures import Unit, critical_path, figures_of
 from orchestrator.simulated_gantt import draw_gantt, write_gantt
 from orchestrator.simulated_nodes import Hazards, Host, Outages
 from orchestrator.simulated_screens import basis_line, figures_data, told
 from search_spaces.contracts import Compute, FailureClass, TrialState
 from search_spaces.errors import SpecError, UserError
 from tests.orchestrator.factories import make_dag, make_lineage, make_trial
+from tests.orchestrator.test_driver import naive_urgency
 from tests.orchestrator.test_graph import dags
 
 HAZARDS = st.builds(
@@ -33,10 +34,15 @@ HAZARDS = st.builds(
 )
 HOSTS = st.lists(st.builds(Host, st.integers(1, 3), st.integers(1, 2)), min_size=1, max_size=3)
 GPU = Compute(num_ranks=2, num_gpus_per_rank=1)
+ONE = Compute(num_gpus_per_rank=1)
 
 
-def setting(options: Options, compute: Compute = GPU, gangs: str | int = "auto"):
-    return understood(options, compute, gangs)
+def setting(options: Options, *shapes: Compute, **limits):
+    return understood(options, shapes or (GPU,), **limits)
+
+
+def hosts_of(options: Options, *shapes: Compute, **limits):
+    return setting(options, *shapes, **limits).slots.hosts
 
 
 @settings(deadline=None)
@@ -59,6 +65,29 @@ def test_every_schedule_keeps_the_laws(choices, hosts, hazards, data):
     assert schedule == simulate(graph, seconds, hosts, hazards, widths=widths)
     is_over = {TrialState.SUCCEEDED, TrialState.FAILED, TrialState.BLOCKED}
     assert set(schedule.states.values()) <= is_over
+
+
+@settings(deadline=None)
+@given(dags(), st.integers(4, 9), st.data())
+def test_the_longest_lineage_goes_first_over_gangs_of_all_sizes(choices, num_slots, data):
+    """Nothing starts while what is more urgent could start and waits, however large its gang."""
+    trials = make_dag(choices)
+    graph = TrialGraph(trials)
+    widths = {key: data.draw(st.sampled_from([1, 2, 4])) for key in graph}
+    seconds = {key: data.draw(st.floats(0.1, 10)) for key in graph}
+
+    def compute_for(trial):
+        return Compute(num_ranks=widths[trial.key])
+
+    urgency = naive_urgency(trials, compute_for)
+    arguments = (graph, seconds, [Host(num_slots)])
+    schedule = simulate(*arguments, widths=widths, compute_for=compute_for)
+    by_key = {one.key: one for one in schedule.attempts}
+    assert by_key.keys() == set(graph)
+    for one, other in permutations(schedule.attempts, 2):
+        ready_at = max((by_key[parent].end for parent in graph.parents(other.key)), default=0.0)
+        if ready_at <= one.start < other.start:
+            assert urgency[other.key] < urgency[one.key]
 
 
 def assert_slots_are_not_shared(schedule, hosts) -> None:
@@ -235,13 +264,61 @@ def test_each_wrong_option_is_told(options, message):
 
 def test_hosts_are_nodes_cut_into_gangs():
     """Gangs stay on a node where they fit; a larger one spans nodes and fails with any."""
-    assert setting(Options(20)).hosts == (Host(4), Host(4), Host(2))
-    assert setting(Options(20), gangs=5).hosts == (Host(4), Host(1))
+    assert hosts_of(Options(20)) == (Host(4), Host(4), Host(2))
+    assert hosts_of(Options(20), gangs=5) == (Host(4), Host(1))
     wide = Compute(num_ranks=16, num_gpus_per_rank=1)
-    assert setting(Options(64), wide).hosts == (Host(1, num_nodes=2),) * 4
+    assert hosts_of(Options(64), wide) == (Host(1, num_nodes=2),) * 4
     cpu = setting(Options(cpus=4, node_size=2), Compute(num_threads=2))
-    assert (cpu.hosts, cpu.speed) == ((Host(1), Host(1)), 1.0)
+    assert (cpu.slots.hosts, cpu.speed) == ((Host(1), Host(1)), 1.0)
     assert setting(Options(8, gpu_kind="a100")).speed == GPU_SPEEDS["a100"]
+
+
+def test_max_gpus_limits_the_cluster():
+    """Gangs, or GPUs where gangs differ, beyond it are not there: the last node is cut."""
+    assert hosts_of(Options(20), max_gpus=11) == (Host(4), Host(1))
+    wide = Compute(num_ranks=16, num_gpus_per_rank=1)
+    assert hosts_of(Options(64), wide, max_gpus=40) == (Host(1, num_nodes=2),) * 2
+    assert hosts_of(Options(20), ONE, GPU, max_gpus=11) == (Host(8), Host(3))
+    assert hosts_of(Options(20), ONE, wide, max_gpus=17) == (Host(16, 2), Host(1))
+
+
+def test_gangs_of_several_sizes_share_gpus_or_cpus():
+    """A slot is a GPU, a rank or a CPU, and a gang takes as many as it has."""
+    mixed = setting(Options(20), ONE, GPU.with_micro_batch(4), gangs=9).slots
+    assert mixed.hosts == (Host(8), Host(8), Host(4))
+    assert (mixed.width(ONE), mixed.width(GPU), mixed.most) == (1, 2, 9)
+    assert mixed.unit == ("GPU", "GPU", 1.0)
+    halves = [Compute(num_ranks=ranks, num_gpus_per_rank=0.5) for ranks in (1, 4)]
+    shared = setting(Options(2), *halves).slots
+    assert (shared.hosts, shared.unit) == ((Host(4),), ("rank", "GPU", 0.5))
+    threads = [Compute(num_ranks=2, num_threads=3), Compute(num_threads=2)]
+    cpu = setting(Options(cpus=12, node_size=4), *threads).slots
+    assert (cpu.hosts, [cpu.width(one) for one in threads]) == ((Host(8, 2), Host(4)), [6, 2])
+    with pytest.raises(UserError, match=r"Not even one gang fits the cluster: 2 rank\(s\)"):
+        setting(Options(1), ONE, GPU)
+
+
+def test_a_large_gang_gets_its_place_among_small_trials():
+    """The longest remaining lineage goes first; while it waits, nothing smaller overtakes it.
+
+    Five small trials run for 10 s when the large one becomes ready at 1 s; two GPUs stay empty
+    until the third is free, though small trials are ready all the time.
+    """
+    first = make_trial(seed=1, train_steps=1)
+    large = make_trial(seed=2, parent=first.key, train_steps=4000)
+    small = [make_trial(seed=3 + n, train_steps=10) for n in range(30)]
+    graph = TrialGraph([first, large, *small])
+    seconds = dict.fromkeys(graph, 10.0) | {first.key: 1.0}
+    widths = {large.key: 4}
+    schedule = simulate(graph, seconds, [Host(6)], widths=widths)
+    starts = {one.key: one.start for one in schedule.attempts}
+    assert (starts[first.key], starts[large.key]) == (0.0, 10.0)
+    assert sum(1.0 <= starts[one.key] < 10.0 for one in small) == 0
+    figures = figures_of(graph, seconds, schedule, Unit("GPU", "GPU", 1.0))
+    text = "\n".join(told(figures, dict.fromkeys(graph, "one")))
+    assert f"makespan      {figures.makespan_s:.1f} s on 6 GPUs, 32 trials done" in text
+    assert f"device time   {341 / 3600:.2f} GPU-hours" in text
+    assert simulate(graph, seconds, [Host(6)], widths=widths, most=1).wall_s == 311.0
 
 
 def test_outages_follow_their_rates():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from orchestrator.costs import any_compute, estimate
 from orchestrator.driver_life import DriverLife, driver_life
 from orchestrator.graph import TrialGraph
 from orchestrator.inbox import Command, Inbox
@@ -245,22 +246,35 @@ class TwoSlots:
         return self.points
 
 
+def test_the_time_left_counts_the_ranks_of_each_gang():
+    """A gang of two takes both slots: its trials last, and the others share what is beside them."""
+    large, small = make_trial(seed=1), [make_trial(seed=seed) for seed in (2, 3, 4)]
+    graph = TrialGraph([large, *small])
+
+    def compute_for(trial):
+        return Compute(num_ranks=2 if trial.key == large.key else 1)
+
+    seconds = [estimate(one.spec, compute_for(one), {}).seconds for one in (large, small[0])]
+    vitals = Vitals(graph, SteeredScheduler(graph), TwoSlots(), compute_for)
+    told = vitals.now(0.0)
+    assert told["eta_s"] == pytest.approx((2 * seconds[0] + 3 * seconds[1]) / 2)
+
+
 def test_the_time_left_is_that_of_the_cost_model():
     """All open work over the slots, or the longest chain; measured where there are results."""
     lineage, single = make_lineage(1, 3), make_trial(seed=9)
     graph = TrialGraph([*lineage, single])
     scheduler = SteeredScheduler(graph)
     scheduler.reuse(lineage[0].key)
-    vitals = Vitals(graph, scheduler, TwoSlots())
+    vitals = Vitals(graph, scheduler, TwoSlots(), any_compute)
     assert not vitals.now(0.0)["is_measured"]
-    vitals.compute = Compute()
     vitals.note(lineage[0].key, make_result(lineage[0], "a1", train_s=8.0, other_s=2.0))
     told = vitals.now(100.0)
     assert told["is_measured"] and told["eta_s"] == pytest.approx(20.0)  # the chain of two
     assert told["tokens_per_s"] == 160 / 8.0
     scheduler.start(lineage[1].key, "a1")
     half = Progress(trial_key=lineage[1].key, phase="train", step=5, num_steps=10, loss=1.0)
-    vitals = Vitals(graph, scheduler, TwoSlots(half))
+    vitals = Vitals(graph, scheduler, TwoSlots(half), any_compute)
     vitals.note(lineage[0].key, make_result(lineage[0], "a1", train_s=8.0, other_s=2.0))
     assert vitals.now(0.0)["eta_s"] == pytest.approx(15.0)
     assert json.loads(json.dumps(vitals.now(time.time())))["running"][0]["step"] == 5

@@ -24,7 +24,7 @@ from search_spaces.trial import (
     TrainedMask,
     TrialSpec,
 )
-from tests.search_spaces.makers import matrices, model_facts, sweep, task_facts
+from tests.search_spaces.makers import MINIMAL, matrices, model_facts, sweep, task_facts
 
 BASE = TrialSpec(
     model=model_facts().identity,
@@ -102,7 +102,10 @@ def test_how_a_sweep_runs_changes_no_key() -> None:
             },
         )
     )
+    own = sweep(tasks=[{**MINIMAL["tasks"][0], "resources": {"ranks": 4}}])
+    larger = expand(own, {"tiny": model_facts()}, {"rte": task_facts()})
     assert [trial.key for trial in plain] == [trial.key for trial in other]
+    assert plain == larger
 
 
 def test_hashes_of_select_rules_and_prunable_sets_are_pinned() -> None:

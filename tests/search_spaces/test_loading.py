@@ -27,6 +27,10 @@ def fault_of(**changes: Any) -> str:
     return found[0]
 
 
+def own_gangs(name: str, **resources: Any) -> dict[str, Any]:
+    return {**MINIMAL["tasks"][0], "name": name, "resources": resources}
+
+
 def test_a_minimal_sweep_has_the_default_protocol(tmp_path: Path) -> None:
     """Lineage replicates, hash-held select split, the noninferior rule at 0.01, IMP."""
     path = tmp_path / "sweep.yaml"
@@ -139,6 +143,26 @@ store: ${TICKETS_NO_SUCH}/runs
         (
             {"resources": {"max_gpus": 6}},
             "resources.max_gpus: is 6, but gangs take no GPU; write gangs to limit them.",
+        ),
+        (
+            {"tasks": [own_gangs("a", ranks=3), own_gangs("b", ranks=2, micro_batch_size=5)]},
+            "resources: of task 'a': ranks is 3, but must divide the batch of 32; of task 'b': "
+            "micro_batch_size is 5, but must divide each rank's share, 16 examples.",
+        ),
+        (
+            {
+                "tasks": [own_gangs("a", ranks=4)],
+                "resources": {"gpus_per_rank": 0.5, "max_gpus": 1},
+            },
+            "resources: of task 'a': one gang takes 2 GPUs, ranks x gpus_per_rank, but max_gpus is",
+        ),
+        (
+            {"tasks": [own_gangs("a", ranks=0)]},
+            "tasks[0].resources.ranks: is 0, but must be >= 1.",
+        ),
+        (
+            {"tasks": [own_gangs("a", gpus_per_rank=1)]},
+            "tasks[0].resources.gpus_per_rank: is no known field.",
         ),
         ({"resources": {"max_gpus": 0}}, "resources.max_gpus: is 0, but must be > 0."),
         ({"resources": {"priority": 0}}, "resources.priority: is 0, but must be > 0."),
