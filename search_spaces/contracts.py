@@ -239,9 +239,8 @@ class Executor(Protocol):
     """Runs attempts of trials somewhere.
 
     The contract, which one test class checks for every implementation: at most ``num_slots``
-    attempts run at once; each submitted attempt ends in exactly one outcome, a cancelled one in
-    none; neither a failure nor a cancelled attempt takes another attempt with it; ``close`` ends
-    everything, may be called twice, and leaves no process behind.
+    attempts run at once; each ends in exactly one outcome, a cancelled one in none, and takes no
+    other attempt with it; ``close`` ends everything, may be called twice, and leaves no process.
     """
 
     @property
