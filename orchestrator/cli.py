@@ -30,6 +30,7 @@ from orchestrator import (
 )
 from orchestrator.choices import planned
 from orchestrator.ctrl_c import CtrlC
+from orchestrator.driver_life import away_line
 from orchestrator.ending import report_folder, show_places, show_verdicts
 from orchestrator.failing import failure_fields, failure_histories
 from orchestrator.journal_lock import has_ended
@@ -202,8 +203,8 @@ def status(
         typer.echo(json.dumps(said, indent=2, default=str))
         return
     show_status(Console(emoji=False), meta["name"], rows, counts, has_ended(path), failures)
-    if lag:
-        typer.echo(describe_lag(lag, now))
+    told = [away_line(meta, path, now), describe_lag(lag, now) if lag else ""]
+    typer.echo("\n".join(filter(None, told)), nl=any(told))
 
 
 @app.command("explain-key")

@@ -14,7 +14,8 @@ from pathlib import Path
 from pyarrow import fs
 from pyarrow.lib import ArrowException
 
-from search_spaces.errors import UserError
+from search_spaces.errors import StoreAwayError, UserError
+from search_spaces.outages import may_pass
 from search_spaces.places import masked
 
 PARTIAL = ".partial"  # ends the name of a file that is being written
@@ -35,6 +36,7 @@ class Storage:
 
     Raises:
         UserError: When the URI is not understood or the place cannot be used; every method may.
+            A StoreAwayError where it may work again in a moment.
     """
 
     def __init__(self, uri: str) -> None:
@@ -220,7 +222,8 @@ class Storage:
         try:
             yield
         except (OSError, ArrowException) as error:
-            raise UserError(
+            kind = StoreAwayError if may_pass(error) else UserError
+            raise kind(
                 f"The store {masked(self.uri)} cannot be {action}: {masked(str(error))}. "
                 f"{_advice(error)}"
             ) from error

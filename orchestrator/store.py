@@ -77,6 +77,7 @@ class Store:
 
     Raises:
         UserError: When the URI is not understood or the place cannot be used; every method may.
+            A StoreAwayError where it may work again in a moment; each may then be called again.
     """
 
     def __init__(self, uri: str) -> None:

@@ -30,10 +30,13 @@ class Vitals:
 
     Attributes:
         compute: What trials run on, once that is known.
+        store_away_since: Since when the store does not answer, in seconds since the epoch; None
+            while it does.
     """
 
     def __init__(self, graph: TrialGraph, scheduler: Scheduler, executor: Executor) -> None:
         self.compute = Compute()
+        self.store_away_since: float | None = None
         self._graph, self._scheduler, self._executor = graph, scheduler, executor
         self._speeds: dict[SpeedClass, deque[Speed]] = defaultdict(lambda: deque(maxlen=NUM_SPEEDS))
         self._num_tokens = 0
@@ -67,6 +70,7 @@ class Vitals:
             "tokens_per_s": self._num_tokens / self._train_s if self._train_s else None,
             "eta_s": self._eta_s,
             "is_measured": bool(self._speeds),
+            "store_away_since": self.store_away_since,
         }
 
     def _outlook(self, running: dict[str, Progress]) -> float | None:

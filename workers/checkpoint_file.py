@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from search_spaces.canonical import Frozen
 from search_spaces.contracts import ArtifactInfo, NumericsClass, below
+from search_spaces.outages import patiently
 from search_spaces.places import masked
 
 SCHEMA = 1
@@ -219,15 +220,19 @@ def _drain(name: str, pieces: Iterable[bytes | memoryview], sink: _Sink | None) 
 
 def _read(folder_uri: str, name: str) -> bytes | None:
     """Return a file's content; None where it is not there."""
-    system, path = _place(below(folder_uri, name))
+    place = below(folder_uri, name)
     try:
-        with system.open_input_stream(path) as stream:
-            data: bytes = stream.read()
+        return patiently(lambda: _content(place), place)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UnusableError(f"its file {name} cannot be read ({masked(str(error))})") from error
-    return data
+
+
+def _content(uri: str) -> bytes:
+    system, path = _place(uri)
+    with system.open_input_stream(path) as stream:
+        return bytes(stream.read())
 
 
 def _place(uri: str) -> tuple[Any, str]:

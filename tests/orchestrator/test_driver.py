@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.ctrl_c import CtrlC
-from orchestrator.driver import new_attempt, run_sweep
+from orchestrator.driver import run_sweep
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo
 from orchestrator.listeners import ListenerGroup, SilentListener
 from orchestrator.policies import Add, LadderPolicy, Skip
 from orchestrator.retries import DEFAULT_BUDGETS, DEFAULT_RULES
+from orchestrator.returned import new_attempt
 from orchestrator.store import Store
 from search_spaces.contracts import FailureClass, TrialState
 from search_spaces.errors import UserError

@@ -1,0 +1,93 @@
+"""A real object store that is gone for some seconds in the middle of a sweep, twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.local_executor import LocalExecutor
+from orchestrator.driver import run_sweep
+from orchestrator.journal import Journal
+from orchestrator.policies import LadderPolicy
+from orchestrator.retries import DEFAULT_BUDGETS
+from orchestrator.storage import Storage
+from orchestrator.store import Store
+from search_spaces.contracts import Compute, TrialRequest, TrialResult
+from tests.orchestrator.factories import finish, make_lineage, make_request
+from tests.orchestrator.object_store import Door, running_s3
+from tests.orchestrator.test_driver import SWEEP
+from tests.orchestrator.test_store_patience import Patient
+
+
+class Runs:
+    """Trials that end at once; one shuts the store as it ends, another before it writes.
+
+    It is opened again when somebody has noticed: the driver, and the worker.
+    """
+
+    def __init__(self, door: Door, trials: list[Any], said: list[str], log: list[Any]) -> None:
+        self._door, self._trials = door, {trial.key: trial for trial in trials}
+        self._said, self._log = said, log
+        self._shut_after, self._shut_before = trials[1].key, trials[2].key
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, request: TrialRequest, reporter: Any) -> TrialResult:
+        key = request.spec.key
+        self.counts[key] += 1
+        if key == self._shut_before:
+            self._shut(lambda: any("Tried again" in str(record.msg) for record in self._log))
+        result = finish(self._door.uri, self._trials[key], request.attempt)
+        if key == self._shut_after:
+            self._shut(lambda: bool(self._said))
+        return result
+
+    def _shut(self, is_noticed: Callable[[], bool]) -> None:
+        def open_later() -> None:
+            while not is_noticed():
+                time.sleep(0.1)
+            self._door.open()
+
+        self._door.shut()
+        threading.Thread(target=open_later, daemon=True).start()
+
+
+@pytest.mark.slow
+def test_a_sweep_outlives_a_store_that_is_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Driver and worker wait for it: every trial runs once, is committed once, and it is said."""
+    trials, diary = make_lineage(num_rounds=4), Patient()
+    with running_s3() as uri:
+        door = Door(uri)
+        runs, store = Runs(door, trials, diary.said, caplog.records), Store(door.uri)
+        executor = LocalExecutor(Compute(), runs, connect_function=lambda env: None)
+        with Journal.open(tmp_path / "journal.db", SWEEP, now=time.time()) as journal:
+            outcome = run_sweep(
+                trials,
+                store,
+                journal,
+                executor,
+                LadderPolicy(),
+                DEFAULT_BUDGETS,
+                diary,
+                time.time,
+                partial(make_request, door.uri),
+            )
+            kinds = Counter(event.kind for event in journal.events())
+        assert outcome.succeeded
+        assert runs.counts == Counter({trial.key: 1 for trial in trials})
+        assert kinds == {"started": 4, "succeeded": 4}
+        for trial in trials:
+            names = Storage(uri).names(f"results/{trial.key}")
+            assert names == ["COMMITTED.json", "attempts"]
+            assert len(Storage(uri).names(f"results/{trial.key}/attempts")) == 1
+        assert "cannot be " in diary.said[0]
+        assert "answers again after" in diary.said[1]
+        door.shut()
