@@ -23,7 +23,7 @@ from search_spaces.contracts import Compute, TrialRequest, TrialResult
 from tests.orchestrator.factories import finish, make_lineage, make_request
 from tests.orchestrator.object_store import Door, running_s3
 from tests.orchestrator.test_driver import SWEEP
-from tests.orchestrator.test_store_patience import Patient
+from tests.orchestrator.weather import Patient
 
 
 class Runs:

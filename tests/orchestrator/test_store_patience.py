@@ -7,7 +7,6 @@ import itertools
 import random
 import tempfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +14,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.driver import run_sweep
 from orchestrator.driver_life import away_line, describe_away
 from orchestrator.inbox import Command, Inbox
 from orchestrator.journal import Journal
-from orchestrator.listeners import ListenerGroup
-from orchestrator.policies import LadderPolicy, Skip
-from orchestrator.retries import DEFAULT_BUDGETS, RetryRules
-from orchestrator.storage import Storage
+from orchestrator.policies import Skip
+from orchestrator.retries import RetryRules
 from orchestrator.store import Store
 from orchestrator.store_patience import StorePatience
 from orchestrator.watch import Watcher
-from search_spaces.contracts import FailureClass, TrialState
+from search_spaces.contracts import TrialState
 from search_spaces.errors import StoreAwayError, UserError
-from search_spaces.outages import Pauses, may_pass, patiently
-from tests.orchestrator.factories import make_dag, make_lineage, make_request, make_trial
-from tests.orchestrator.simulated import FakeClock, SimulatedExecutor
-from tests.orchestrator.test_driver import SWEEP, Diary, World, assert_journal_agrees
+from tests.orchestrator.factories import make_dag, make_lineage, make_trial
+from tests.orchestrator.simulated import FakeClock
+from tests.orchestrator.test_driver import World, assert_journal_agrees
 from tests.orchestrator.test_graph import dags
-
-
-class Weather:
-    """When the store is away; asked by every read and write of it."""
-
-    def __init__(self, clock: FakeClock, away: Any) -> None:
-        self.clock, self._away = clock, away
-        self.num_refused = 0
-
-    def check(self) -> None:
-        if self._away(self.clock.now):
-            self.num_refused += 1
-            raise OSError(errno.ETIMEDOUT, "the server is busy")
-
-
-class Patient(Diary):
-    """Writes down the sentences too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[str] = []
-
-    def steered(self, text: str) -> None:
-        self.said.append(text)
+from tests.orchestrator.weather import Weather, break_storage, drive
 
 
 @pytest.fixture
@@ -71,63 +43,11 @@ def weather(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield rule
 
 
-def break_storage(monkeypatch: pytest.MonkeyPatch, weather: Weather) -> None:
-    whole = Storage._explained
-
-    def explained(self: Storage, action: str) -> Any:
-        return _both(whole(self, action), weather)
-
-    monkeypatch.setattr(Storage, "_explained", explained)
-
-
-class _both:
-    def __init__(self, context: Any, weather: Weather) -> None:
-        self._context, self._weather = context, weather
-
-    def __enter__(self) -> None:
-        self._context.__enter__()
-        try:
-            self._weather.check()
-        except OSError as error:
-            self._context.__exit__(type(error), error, error.__traceback__)
-            raise
-
-    def __exit__(self, *error: Any) -> Any:
-        return self._context.__exit__(*error)
-
-
-def run(
-    world: World,
-    trials: Any,
-    clock: FakeClock,
-    rules: RetryRules | None = None,
-    policy: Any = None,
-    check: Any = lambda: None,
-    **options: Any,
-) -> Any:
-    world.diary = Patient()
-    world.executor = SimulatedExecutor(clock, world.store.uri, trials, **options)
-    with Journal.open(world.journal_path, SWEEP, now=0.0) as journal:
-        return run_sweep(
-            trials,
-            world.store,
-            journal,
-            world.executor,
-            policy or LadderPolicy(),
-            DEFAULT_BUDGETS,
-            ListenerGroup([world.diary]),
-            clock,
-            partial(make_request, world.store.uri),
-            check,
-            rules or RetryRules(),
-        )
-
-
 def test_an_outage_is_waited_for_and_told_once(tmp_path: Path, weather: Any) -> None:
     """Running attempts end meanwhile; each trial runs once, and in the order of its parents."""
     world, clock, trials = World(tmp_path), FakeClock(), make_lineage(num_rounds=4)
     bad = weather(clock, lambda now: 1001 <= now < 1100)
-    assert run(world, trials, clock).succeeded
+    assert drive(world, trials, clock).succeeded
     assert bad.num_refused > 1
     assert world.submitted == [trial.key for trial in trials]
     assert len(world.diary.said) == 2
@@ -146,10 +66,10 @@ def test_no_weather_makes_a_trial_run_twice(choices: Any, num_slots: int, seed: 
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         world = World(folder)
-        bad = Weather(clock, lambda now: now > 1000 and rng.random() < 0.2)
+        bad = Weather(clock, lambda now: now > 1000 and rng.random() < 0.05)
         break_storage(patch, bad)
-        outcome = run(world, trials, clock, RetryRules(store_s=1e9), num_slots=num_slots)
-        bad._away = lambda now: False
+        outcome = drive(world, trials, clock, RetryRules(store_s=1e9), num_slots=num_slots)
+        bad.away = lambda now: False
         assert outcome.succeeded
         assert sorted(world.submitted) == sorted({trial.key for trial in trials})
         assert sorted(world.diary.of("succeeded")) == sorted(world.submitted)
@@ -164,7 +84,7 @@ def test_an_outage_that_lasts_ends_the_sweep_and_it_goes_on_later(
     world, clock, trials = World(tmp_path), FakeClock(), make_lineage(num_rounds=3)
     bad = weather(clock, lambda now: now >= 1001)
     with pytest.raises(StoreAwayError) as raised:
-        run(world, trials, clock, RetryRules(store_s=50))
+        drive(world, trials, clock, RetryRules(store_s=50))
     assert 1051 <= clock.now < 1060
     assert str(raised.value).endswith(
         "Check that the place exists, that this machine reaches it and that you may write there, "
@@ -172,15 +92,15 @@ def test_an_outage_that_lasts_ends_the_sweep_and_it_goes_on_later(
         "is committed is safe: run the same command again once the store answers."
     )
     assert world.executor.num_closes == 1
-    bad._away = lambda now: False
-    assert run(world, trials, clock).succeeded
+    bad.away = lambda now: False
+    assert drive(world, trials, clock).succeeded
 
 
 def test_no_patience_is_none(tmp_path: Path, weather: Any) -> None:
     world, clock = World(tmp_path), FakeClock()
     weather(clock, lambda now: now > 1000)
     with pytest.raises(StoreAwayError, match="has not answered for 0 s"):
-        run(world, make_lineage(num_rounds=2), clock, RetryRules(store_s=0))
+        drive(world, make_lineage(num_rounds=2), clock, RetryRules(store_s=0))
     assert world.diary.said == []
 
 
@@ -197,7 +117,7 @@ def test_what_does_not_pass_ends_the_sweep_at_once(
 
     monkeypatch.setattr(Store, "commit", refuse)
     with pytest.raises(UserError, match=r"free some space|mend its permissions"):
-        run(world, make_lineage(num_rounds=2), clock)
+        drive(world, make_lineage(num_rounds=2), clock)
     assert clock.now < 1010
     assert world.diary.said == []
 
@@ -216,9 +136,9 @@ def test_a_trial_cancelled_while_its_result_waits_stays_cancelled(
             inbox.put(sent[0])
 
     sent: list[Command] = []
-    outcome = run(world, [trial], clock, check=cancel_later)
+    outcome = drive(world, [trial], clock, check=cancel_later)
     assert outcome.counts[TrialState.CANCELLED] == 1
-    bad._away = lambda now: False
+    bad.away = lambda now: False
     assert world.store.read(trial.key) is None
 
 
@@ -230,12 +150,12 @@ def test_ctrl_c_while_the_store_is_away_says_what_is_lost(tmp_path: Path, weathe
         if clock.now > 1010:
             raise KeyboardInterrupt
 
-    assert run(world, trials, clock, check=stop).cancelled
+    assert drive(world, trials, clock, check=stop).cancelled
     assert world.diary.said[-1].endswith(
         "What could not be committed is run again by the next run."
     )
-    bad._away = lambda now: False
-    assert run(world, trials, clock).succeeded
+    bad.away = lambda now: False
+    assert drive(world, trials, clock).succeeded
 
 
 class Reading:
@@ -268,7 +188,7 @@ def test_a_policy_that_could_not_read_is_asked_again(
         return whole(self, key)
 
     monkeypatch.setattr(Store, "read", read)
-    outcome = run(world, trials, clock, policy=policy)
+    outcome = drive(world, trials, clock, policy=policy)
     assert outcome.succeeded
     assert outcome.counts[TrialState.SKIPPED] == 1
     assert world.submitted == [trial.key for trial in trials[:2]]
@@ -285,7 +205,7 @@ def test_status_and_watch_tell_of_it(tmp_path: Path, weather: Any) -> None:
             line = away_line(reader.meta(), world.journal_path, clock.now)
             seen.append((frame.store_away_s, line))
 
-    assert run(world, trials, clock, check=look).succeeded
+    assert drive(world, trials, clock, check=look).succeeded
     away = [(age, line) for age, line in seen if age is not None]
     assert max(age for age, _ in away) > 20
     assert all(line == describe_away(age) for age, line in away)
@@ -320,56 +240,3 @@ def test_rounds_and_pauses() -> None:
     patience.end_round()
     assert patience.away_since is None
     assert len(said) == 2
-
-
-@pytest.mark.parametrize(
-    ("error", "passes"),
-    [
-        (OSError(errno.ESTALE, "Stale file handle"), True),
-        (ConnectionResetError("gone"), True),
-        (TimeoutError(), True),
-        (
-            OSError("When reading: AWS Error NETWORK_CONNECTION during HeadObject: curlCode: 7"),
-            True,
-        ),
-        (OSError("AWS Error SLOW_DOWN during PutObject operation: Please reduce your rate"), True),
-        (OSError("AWS Error UNKNOWN (HTTP status 503) during PutObject operation"), True),
-        (OSError("AWS Error ACCESS_DENIED during PutObject operation: Access Denied"), False),
-        (OSError("AWS Error NO_SUCH_BUCKET during HeadObject operation"), False),
-        (OSError(errno.ENOSPC, "No space left on device"), False),
-        (PermissionError(errno.EACCES, "Permission denied"), False),
-        (FileNotFoundError("no such key"), False),
-        (NotADirectoryError("it is a file"), False),
-        (ValueError("no URI"), False),
-    ],
-)
-def test_what_may_pass(error: Exception, passes: bool) -> None:
-    assert may_pass(error) is passes
-
-
-def test_workers_try_again_and_then_fail_as_infrastructure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from workers import artifacts
-    from workers.failures import TrialFailure
-
-    monkeypatch.setattr("search_spaces.outages.FIRST_PAUSE_S", 0.01)
-    left, whole = [2], artifacts._write
-
-    def write(*arguments: Any) -> None:
-        if left[0]:
-            left[0] -= 1
-            raise OSError(errno.ETIMEDOUT, "busy")
-        whole(*arguments)
-
-    monkeypatch.setattr(artifacts, "_write", write)
-    assert artifacts.write_artifact(str(tmp_path), "file", b"x").num_bytes == 1
-    assert (tmp_path / "file").read_bytes() == b"x"
-    assert caplog.text.count("Tried again for 600 s.") == 1
-    left[0] = 10**9
-    with pytest.raises(TrialFailure, match=r"has not answered for 0\.05 s: .*busy") as raised:
-        artifacts.write_artifact(str(tmp_path), "file", b"x", patience_s=0.05)
-    assert raised.value.failure is FailureClass.INFRASTRUCTURE
-    with pytest.raises(FileNotFoundError):
-        patiently(lambda: (tmp_path / "none").read_bytes(), "none")
-    assert Pauses().next_s() == 0.01
