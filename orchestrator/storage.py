@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import os
@@ -21,6 +22,7 @@ from search_spaces.places import masked
 PARTIAL = ".partial"  # ends the name of a file that is being written
 SETTLE_S = 0.2  # between a write and the look at who won, where a file system has no exclusive one
 _CHUNK_BYTES = 1 << 20
+_NOT_COPIED = ("tls_ca_dir_path", "tls_verify_certificates", "smart_defaults")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -43,7 +45,7 @@ class Storage:
         self.uri = uri if "://" in uri else str(Path(uri).absolute())
         with self._explained("opened"):
             if "://" in uri:
-                self._filesystem, root = fs.FileSystem.from_uri(uri)
+                self._filesystem, root = _quick(*fs.FileSystem.from_uri(uri), uri)
             else:
                 self._filesystem, root = fs.LocalFileSystem(), self.uri
         self._root = root.rstrip("/")
@@ -227,6 +229,18 @@ class Storage:
                 f"The store {masked(self.uri)} cannot be {action}: {masked(str(error))}. "
                 f"{_advice(error)}"
             ) from error
+
+
+def _quick(filesystem: fs.FileSystem, root: str, uri: str) -> tuple[fs.FileSystem, str]:
+    """Return a file system whose calls end soon where the server never answers, and the root.
+
+    On S3 a call of what ``from_uri`` returns then takes 100 s, in which a driver does nothing else.
+    A copy tries three times, 10 s in all, as AWS's own clients do; a URI has no option that says so
+    (pyarrow 25). What a copy does not take over is left as it is.
+    """
+    if filesystem.type_name != "s3" or any(option in uri for option in _NOT_COPIED):
+        return filesystem, root
+    return copy.copy(filesystem), root
 
 
 def _advice(error: Exception) -> str:

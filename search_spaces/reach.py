@@ -16,6 +16,7 @@ from search_spaces.errors import Fault
 from search_spaces.places import masked
 
 FORGET_S = 60.0  # for which a "no" holds: a worker may live longer than an outage
+_DOWN = (502, 503, 504)  # a gateway's words for "nobody there", which the client asks again
 _answers: dict[str, tuple[float, str]] = {}  # by endpoint: when it was asked, and what is wrong
 _lock = threading.Lock()
 
@@ -92,4 +93,4 @@ def _head(endpoint: str, limit_s: float) -> str:
     except Exception as error:
         # Name, connection, proxy, certificate and HF_HUB_OFFLINE share no base class.
         return first_line(error)
-    return f"it answers {answer.status_code}" if answer.status_code >= 500 else ""
+    return f"it answers {answer.status_code}" if answer.status_code in _DOWN else ""

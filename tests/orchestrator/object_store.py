@@ -18,7 +18,7 @@ import pytest
 from pyarrow import fs
 
 _PATIENCE_S = 120.0
-_SETTINGS = {
+SETTINGS = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_EC2_METADATA_DISABLED": "true",
@@ -30,7 +30,7 @@ def running_s3() -> Iterator[str]:
     """Yield the URI of a new bucket on a server of its own, which ends with the context."""
     pytest.importorskip("moto", reason="needs moto[s3]: pip install -c constraints.txt '.[dev]'")
     with tempfile.TemporaryFile("w+") as log, pytest.MonkeyPatch.context() as patch:
-        for name, value in _SETTINGS.items():
+        for name, value in SETTINGS.items():
             patch.setenv(name, value)
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import fs
 
 from cluster.local_executor import LocalExecutor
 from orchestrator.driver import run_sweep
 from orchestrator.journal import Journal
 from orchestrator.policies import LadderPolicy
 from orchestrator.retries import DEFAULT_BUDGETS
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, _quick
 from orchestrator.store import Store
 from search_spaces.contracts import Compute, TrialRequest, TrialResult
+from search_spaces.errors import StoreAwayError
 from tests.orchestrator.factories import finish, make_lineage, make_request
-from tests.orchestrator.object_store import Door, running_s3
+from tests.orchestrator.object_store import SETTINGS, Door, running_s3
 from tests.orchestrator.test_driver import SWEEP
 from tests.orchestrator.weather import Patient
 
@@ -91,3 +95,29 @@ def test_a_sweep_outlives_a_store_that_is_started_again(
         assert "cannot be " in diary.said[0]
         assert "answers again after" in diary.said[1]
         door.shut()
+
+
+@pytest.mark.slow
+def test_a_server_that_never_answers_is_left_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver can do nothing else in a call; pyarrow's own default is 100 s for each."""
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(StoreAwayError, match=r"cannot be opened: .*Timeout was reached"):
+            Storage(f"s3://bucket?endpoint_override={place}&scheme=http&region=us-east-1")
+        assert time.monotonic() - began < 60
+
+
+def test_what_a_copy_would_lose_is_not_copied() -> None:
+    """An S3 file system's copy has not all of its options."""
+    uri = "s3://bucket/folder?region=us-east-1&tls_verify_certificates=false"
+    system, root = fs.FileSystem.from_uri(uri)
+    assert _quick(system, root, uri) == (system, "bucket/folder")
+    assert _quick(system, root, uri)[0] is system
+    plain, root = fs.FileSystem.from_uri("s3://key:secret@bucket?region=us-east-1")
+    copied, same_root = _quick(plain, root, "s3://key:secret@bucket?region=us-east-1")
+    assert copied is not plain
+    assert copied.equals(plain)
+    assert same_root == root == "bucket"

@@ -101,7 +101,7 @@ def problem() -> str | None:
     return fault.problem if fault else None
 
 
-@pytest.mark.parametrize("hub", [200, 302, 401, 404], indirect=True)
+@pytest.mark.parametrize("hub", [200, 302, 401, 404, 500], indirect=True)
 def test_any_answer_is_one(hub: Hub) -> None:
     assert problem() is None
     assert problem() is None
