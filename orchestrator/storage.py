@@ -45,7 +45,8 @@ class Storage:
         self.uri = uri if "://" in uri else str(Path(uri).absolute())
         with self._explained("opened"):
             if "://" in uri:
-                self._filesystem, root = _quick(*fs.FileSystem.from_uri(uri), uri)
+                filesystem, root = fs.FileSystem.from_uri(uri)
+                self._filesystem = _quick(filesystem, uri)
             else:
                 self._filesystem, root = fs.LocalFileSystem(), self.uri
         self._root = root.rstrip("/")
@@ -231,16 +232,16 @@ class Storage:
             ) from error
 
 
-def _quick(filesystem: fs.FileSystem, root: str, uri: str) -> tuple[fs.FileSystem, str]:
-    """Return a file system whose calls end soon where the server never answers, and the root.
+def _quick(filesystem: fs.FileSystem, uri: str) -> fs.FileSystem:
+    """Return a file system whose calls end soon where the server never answers.
 
     On S3 a call of what ``from_uri`` returns then takes 100 s, in which a driver does nothing else.
     A copy tries three times, 10 s in all, as AWS's own clients do; a URI has no option that says so
     (pyarrow 25). What a copy does not take over is left as it is.
     """
     if filesystem.type_name != "s3" or any(option in uri for option in _NOT_COPIED):
-        return filesystem, root
-    return copy.copy(filesystem), root
+        return filesystem
+    return copy.copy(filesystem)
 
 
 def _advice(error: Exception) -> str:

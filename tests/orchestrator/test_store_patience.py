@@ -26,9 +26,9 @@ from search_spaces.contracts import TrialState
 from search_spaces.errors import StoreAwayError, UserError
 from tests.orchestrator.factories import make_dag, make_lineage, make_trial
 from tests.orchestrator.simulated import FakeClock
-from tests.orchestrator.test_driver import World, assert_journal_agrees
 from tests.orchestrator.test_graph import dags
 from tests.orchestrator.weather import Weather, break_storage, drive
+from tests.orchestrator.world import World, assert_journal_agrees
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from orchestrator.retries import DEFAULT_BUDGETS, RetryRules
 from orchestrator.storage import Storage
 from tests.orchestrator.factories import make_request
 from tests.orchestrator.simulated import FakeClock, SimulatedExecutor
-from tests.orchestrator.test_driver import SWEEP, Diary, World
+from tests.orchestrator.world import SWEEP, Diary, World
 
 
 class Weather:
