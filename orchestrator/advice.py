@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, Transition
@@ -12,22 +12,54 @@ from orchestrator.scheduler import Scheduler
 from search_spaces.contracts import TrialResult, TrialState
 
 
-@dataclass(frozen=True)
 class Advice:
-    """Asks a policy, and writes what follows to scheduler and journal."""
+    """Asks a policy, and writes what follows to scheduler and journal.
 
-    graph: TrialGraph
-    scheduler: Scheduler
-    journal: Journal
-    policy: Policy
+    Results wait here until the policy has seen them: it may read others of the store, which may
+    not answer for a while.
+    """
 
-    def take_again(self, read: Callable[[str], TrialResult | None], now: float) -> None:
+    def __init__(
+        self, graph: TrialGraph, scheduler: Scheduler, journal: Journal, policy: Policy
+    ) -> None:
+        self.graph, self.scheduler = graph, scheduler
+        self.journal, self.policy = journal, policy
+        self._waiting: deque[tuple[str, TrialResult]] = deque()
+        self._all_again = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the policy has not seen all results yet."""
+        return bool(self._waiting) or self._all_again
+
+    def ask(self, key: str, result: TrialResult) -> None:
+        """Show the policy a result with the next ``follow``."""
+        self._waiting.append((key, result))
+
+    def ask_again(self) -> None:
         """Show the policy once more every result that it heeds, as a resumed sweep does."""
-        for key in filter(self.policy.heeds, list(self.graph)):
-            if self.scheduler.state(key) is TrialState.SUCCEEDED and (result := read(key)):
-                self.take(key, result, now)
+        self._all_again = True
 
-    def take(self, key: str, result: TrialResult, now: float) -> None:
+    def follow(self, read: Callable[[str], TrialResult | None], now: float) -> None:
+        """Show the policy what waits, and carry out what it says; it may be told the same twice.
+
+        Args:
+            read: Returns a committed result by trial key.
+            now: Seconds since the epoch.
+
+        Raises:
+            StoreAwayError: Some of it waits still.
+        """
+        while self._waiting:
+            self._take(*self._waiting[0], now)
+            self._waiting.popleft()
+        if self._all_again:
+            for key in filter(self.policy.heeds, list(self.graph)):
+                if self.scheduler.state(key) is TrialState.SUCCEEDED and (result := read(key)):
+                    self._take(key, result, now)
+            self._all_again = False
+
+    def _take(self, key: str, result: TrialResult, now: float) -> None:
         """Let the policy add and skip trials in the light of a result."""
         events = self.policy.on_result(self.graph, self.scheduler, self.graph[key], result)
         for event in events:

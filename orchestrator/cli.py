@@ -30,6 +30,7 @@ from orchestrator import (
 )
 from orchestrator.choices import planned
 from orchestrator.ctrl_c import CtrlC
+from orchestrator.driver_life import away_line
 from orchestrator.ending import report_folder, show_places, show_verdicts
 from orchestrator.failing import failure_fields, failure_histories
 from orchestrator.journal_lock import has_ended
@@ -108,8 +109,7 @@ def run(
     """Run a sweep on Ray; what is committed already is reused, so the same command resumes."""
     context = SweepContext.open(sweep)
     context.require_plan(expected)
-    spec, console = context.spec, Console(emoji=False)
-    store = Store(spec.store)
+    spec, store, console = context.spec, Store(context.spec.store), Console(emoji=False)
     made = mended(context, store, lambda: planned(context, store))
     console.print(plan_summary(made), highlight=False, soft_wrap=True)
     from orchestrator.finishing import mirror_finished, settle, tracker_of
@@ -128,8 +128,8 @@ def run(
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    lag = lag_path(context.journal_path)
-    tracking = TrackingListener(tracker, spec, store, say, lag_path=lag, trials=context.trials)
+    lag, trials = lag_path(context.journal_path), context.trials
+    tracking = TrackingListener(tracker, spec, store, say, lag_path=lag, trials=trials)
     try:
         with CtrlC() as ctrl_c, LiveProgress(console, len(context.trials)) as progress:
             both = ListenerGroup([progress, tracking])
@@ -203,8 +203,8 @@ def status(
         typer.echo(json.dumps(said, indent=2, default=str))
         return
     show_status(Console(emoji=False), meta["name"], rows, counts, has_ended(path), failures)
-    if lag:
-        typer.echo(describe_lag(lag, now))
+    told = [away_line(meta, path, now), describe_lag(lag, now) if lag else ""]
+    typer.echo("\n".join(filter(None, told)), nl=any(told))
 
 
 @app.command("explain-key")

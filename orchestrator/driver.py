@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from orchestrator.advice import Advice
 from orchestrator.costs import ComputeFor, any_compute
@@ -19,22 +20,21 @@ from orchestrator.mending import drop_orphans
 from orchestrator.micro_batches import MicroBatches
 from orchestrator.policies import Policy
 from orchestrator.retries import DEFAULT_RULES, RetryBudgets, RetryRules
-from orchestrator.returned import Returned, new_attempt
+from orchestrator.returned import Returned, new_attempt, publish, requested
 from orchestrator.steered_scheduler import SteeredScheduler
 from orchestrator.steering import Steering
-from orchestrator.store import DamagedArtifactError, Store
+from orchestrator.store import Store
+from orchestrator.store_patience import StorePatience
 from orchestrator.vitals import LifeSigns, Vitals
 from search_spaces.contracts import (
     Clock,
     Executor,
     Failed,
-    FailureClass,
     Succeeded,
     TrialRequest,
     TrialResult,
     TrialState,
 )
-from search_spaces.errors import UserError
 from search_spaces.places import masked
 from search_spaces.trial import Trial
 
@@ -142,6 +142,7 @@ class _Drive:
         self._vitals = Vitals(self.graph, self._scheduler, self.executor, self.compute_for)
         self._life_signs = LifeSigns(self._vitals, self.executor, self.journal, self.listener)
         self._returned = Returned(self.journal, self.clock)
+        self._patience = StorePatience(self.clock, self.listener.steered, self.rules.store_s)
         self._num_running = 0
         self._cancelled = False
 
@@ -161,22 +162,25 @@ class _Drive:
     def run(self) -> None:
         """Go on until no trial is pending or running."""
         self._steer()  # also where nothing is open: a command may reopen it
-        while not self._scheduler.is_finished:
+        while self._is_open:
             self.check()
             self._steer()
-            self._start_ready()
-            if not self._scheduler.is_finished:
+            self._patience.begin_round()
+            self._patience.ask(self._start_ready)
+            if self._is_open:
                 wakeup_s = self._scheduler.next_wakeup(self.clock())
-                patience_s = WAIT_S if wakeup_s is None else min(WAIT_S, wakeup_s)
-                self._returned.put(self.executor.wait(patience_s))
-                self._deal_with_returned()
+                wait_s = self._patience.wait_s(WAIT_S, wakeup_s)
+                self._returned.put(self.executor.wait(wait_s))
+                self._patience.ask(self._deal_with_returned)
+                self._vitals.store_away_since = self._patience.away_since
                 self._life_signs.show(self.clock())
+            self._patience.end_round()
 
     def cancel(self) -> None:
         """Keep what has finished, then give up the rest."""
         self._cancelled = True
         self._returned.put(self.executor.wait(0))
-        self._deal_with_returned()
+        self._patience.ask_at_last(self._deal_with_returned)
         self.executor.close()
         self._scheduler.cancel()
         # The interrupt may have come between scheduler and journal: its rows are what must end.
@@ -185,12 +189,17 @@ class _Drive:
 
     def outcome(self) -> SweepOutcome:
         """Return how the sweep ended."""
-        failed = (key for key in self.graph if self._scheduler.state(key) is TrialState.FAILED)
-        causes = {key: cause for key in failed if (cause := self._scheduler.cause(key))}
+        states, cause = self._scheduler.state, self._scheduler.cause
+        causes = {k: c for k in self.graph if states(k) is TrialState.FAILED and (c := cause(k))}
         return SweepOutcome(self._scheduler.counts(), causes, self._cancelled)
+
+    @property
+    def _is_open(self) -> bool:
+        return not self._scheduler.is_finished or self._advice.is_waiting
 
     def _start_ready(self) -> None:
         """Fill the free slots; a trial that another sweep has committed meanwhile is reused."""
+        self._advice.follow(self.store.read, self.clock())
         # Asked also while nothing may start: else a retry that is due would end every wait.
         while ready := self._scheduler.ready(self.clock(), self._num_free):
             for key in ready:
@@ -218,17 +227,17 @@ class _Drive:
 
     def _start(self, key: str) -> None:
         attempt = new_attempt(self.journal.num_attempts(key) + 1)
-        payload = {"attempt": attempt} | (
-            {"note": note} if (note := self._batches.note(key)) else {}
-        )
+        make = partial(self.make_request, self.graph[key], attempt)
+        # First of all: where the store is away, nothing has begun.
+        request = requested(lambda: self._batches.fit(make()), key, attempt)
+        note = self._batches.note(key)
+        payload = {"attempt": attempt} | ({"note": note} if note else {})
         self._record([Transition(key, TrialState.RUNNING, "started", note, payload=payload)])
         self._scheduler.start(key, attempt)
         self._returned.expect(key, attempt)
         self._num_running += 1
-        try:
-            request = self._batches.fit(self.make_request(self.graph[key], attempt))
-        except UserError as error:
-            self._fail(key, attempt, FailureClass.USER_ERROR, str(error))
+        if isinstance(request, Failed):
+            self._note_failure(request)
             return
         self.executor.submit(request)
         self.listener.started(self.graph[key], attempt)
@@ -243,27 +252,16 @@ class _Drive:
 
     def _keep(self, outcome: Succeeded) -> None:
         """Commit a result and release the trial's children, or fail the attempt."""
-        key, attempt = outcome.trial_key, outcome.attempt
-        trial = self.graph[key]
-        if absent := [n for n in trial.outputs.artifacts if n not in outcome.result.artifacts]:
-            message = f"The attempt ended well, but left no {', '.join(absent)}."
-            self._fail(key, attempt, FailureClass.ERROR, message)
+        key, trial = outcome.trial_key, self.graph[outcome.trial_key]
+        result = publish(self.store, trial, outcome)
+        if isinstance(result, Failed):
+            self._note_failure(result)
             return
-        try:
-            self.store.commit(outcome.result, trial.spec)
-        except DamagedArtifactError as error:
-            self._fail(key, attempt, FailureClass.INFRASTRUCTURE, str(error))
-            return
-        # Where another attempt was committed first, its scores count and not this one's.
-        result = self.store.read(key) or outcome.result
         self._record([Transition.done(key, "succeeded", result)])
         self._num_running -= 1
         self._scheduler.succeed(key)
         self.listener.succeeded(trial, result)
         self._consult(key, result)
-
-    def _fail(self, key: str, attempt: str, failure: FailureClass, message: str) -> None:
-        self._note_failure(Failed(trial_key=key, attempt=attempt, failure=failure, message=message))
 
     def _note_failure(self, failed: Failed) -> None:
         key, failure, trial = failed.trial_key, failed.failure, self.graph[failed.trial_key]
@@ -283,7 +281,8 @@ class _Drive:
 
     def _consult(self, key: str, result: TrialResult) -> None:
         self._vitals.note(key, result)
-        self._advice.take(key, result, self.clock())
+        self._advice.ask(key, result)
+        self._advice.follow(self.store.read, self.clock())
 
     def _steer(self) -> None:
         """Do what people have asked for since the last look; may raise KeyboardInterrupt."""
@@ -292,7 +291,7 @@ class _Drive:
         for text in effects.said:
             self.listener.steered(text)
         if effects.reopened:  # what a policy would have skipped may be among it
-            self._advice.take_again(self.store.read, self.clock())
+            self._advice.ask_again()
         if effects.stop:
             raise KeyboardInterrupt
 

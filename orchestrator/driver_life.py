@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Mapping
@@ -69,6 +70,32 @@ def driver_life(meta: Mapping[str, str], journal_path: Path, now: float) -> Driv
     """
     age_s = max(0.0, now - float(meta["heartbeat"]))
     return DriverLife(_state(meta, journal_path, age_s), int(meta["pid"]), meta["host"], age_s)
+
+
+def store_away_s(meta: Mapping[str, str], life: DriverLife, now: float) -> float | None:
+    """Return for how many seconds a sweep's store has not answered its driver; None = it does.
+
+    Args:
+        meta: What the journal says of the sweep.
+        life: How its last driver is: one that has ended waits for nothing.
+        now: Seconds since the epoch.
+    """
+    since = json.loads(meta.get("vitals", "{}")).get("store_away_since")
+    return max(0.0, now - float(since)) if since is not None and life.may_run else None
+
+
+def away_line(meta: Mapping[str, str], journal_path: Path, now: float) -> str:
+    """Return in one sentence that a sweep's store does not answer; "" where it does."""
+    away_s = store_away_s(meta, driver_life(meta, journal_path, now), now)
+    return "" if away_s is None else describe_away(away_s)
+
+
+def describe_away(away_s: float) -> str:
+    """Return in one sentence that the store does not answer."""
+    return (
+        f"The store has not answered for {away_s:.0f} s: results wait for it, and nothing new "
+        "starts until it does."
+    )
 
 
 def _state(meta: Mapping[str, str], journal_path: Path, age_s: float) -> LifeState:

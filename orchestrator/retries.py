@@ -41,17 +41,20 @@ class RetryRules:
         limit_s: Longest wait, before it is varied.
         jitter: Share by which a wait is varied, in [0, 1).
         strict_numerics: Whether the micro-batch stays also after memory ran out (method rule 22).
+        store_s: How long a store that does not answer is waited for.
     """
 
     base_s: float = 5.0
     limit_s: float = 300.0
     jitter: float = 0.1
     strict_numerics: bool = False
+    store_s: float = 600.0
 
     @staticmethod
     def of(spec: RetriesSpec) -> RetryRules:
         """Return what a sweep says."""
-        return RetryRules(spec.backoff_s, spec.backoff_limit_s, spec.jitter, spec.strict_numerics)
+        waits = spec.backoff_s, spec.backoff_limit_s, spec.jitter
+        return RetryRules(*waits, spec.strict_numerics, spec.store_s)
 
     def wait_s(self, key: str, failure: FailureClass, num_failures: int) -> float:
         """Return the seconds to wait after a trial's n-th failure of one class, n >= 1.

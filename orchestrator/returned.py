@@ -8,8 +8,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from orchestrator.journal import Journal
+from orchestrator.store import DamagedArtifactError, Store
 from search_spaces.canonical import short
-from search_spaces.contracts import Clock, Outcome, TrialState
+from search_spaces.contracts import (
+    Clock,
+    Failed,
+    FailureClass,
+    Outcome,
+    Succeeded,
+    TrialRequest,
+    TrialResult,
+    TrialState,
+)
+from search_spaces.errors import StoreAwayError, UserError
+from search_spaces.trial import Trial
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +79,48 @@ class Returned:
             outcome.attempt,
             answer,
         )
+
+
+def publish(store: Store, trial: Trial, outcome: Succeeded) -> TrialResult | Failed:
+    """Commit a result; may be done again where the store did not answer.
+
+    Args:
+        store: Where to.
+        trial: Whose result it is.
+        outcome: As the attempt returned it.
+
+    Returns:
+        The result that counts, another attempt's where that was committed first; or why this
+        attempt has failed after all.
+    """
+    if absent := [n for n in trial.outputs.artifacts if n not in outcome.result.artifacts]:
+        message = f"The attempt ended well, but left no {', '.join(absent)}."
+        return failed_attempt(trial.key, outcome.attempt, FailureClass.ERROR, message)
+    try:
+        store.commit(outcome.result, trial.spec)
+    except DamagedArtifactError as error:
+        failure = FailureClass.INFRASTRUCTURE
+        return failed_attempt(trial.key, outcome.attempt, failure, str(error))
+    return store.read(trial.key) or outcome.result
+
+
+def requested(make: Callable[[], TrialRequest], key: str, attempt: str) -> TrialRequest | Failed:
+    """Return an attempt's request, or why it cannot be made.
+
+    Raises:
+        StoreAwayError: The store did not answer; nothing is known of the trial.
+    """
+    try:
+        return make()
+    except StoreAwayError:
+        raise
+    except UserError as error:
+        return failed_attempt(key, attempt, FailureClass.USER_ERROR, str(error))
+
+
+def failed_attempt(key: str, attempt: str, failure: FailureClass, message: str) -> Failed:
+    """Return the failure of an attempt that the driver itself finds."""
+    return Failed(trial_key=key, attempt=attempt, failure=failure, message=message)
 
 
 def new_attempt(number: int) -> str:

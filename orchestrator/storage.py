@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import os
@@ -14,12 +15,14 @@ from pathlib import Path
 from pyarrow import fs
 from pyarrow.lib import ArrowException
 
-from search_spaces.errors import UserError
+from search_spaces.errors import StoreAwayError, UserError
+from search_spaces.outages import may_pass
 from search_spaces.places import masked
 
 PARTIAL = ".partial"  # ends the name of a file that is being written
 SETTLE_S = 0.2  # between a write and the look at who won, where a file system has no exclusive one
 _CHUNK_BYTES = 1 << 20
+_NOT_COPIED = ("tls_ca_dir_path", "tls_verify_certificates", "smart_defaults")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -35,13 +38,15 @@ class Storage:
 
     Raises:
         UserError: When the URI is not understood or the place cannot be used; every method may.
+            A StoreAwayError where it may work again in a moment.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri if "://" in uri else str(Path(uri).absolute())
         with self._explained("opened"):
             if "://" in uri:
-                self._filesystem, root = fs.FileSystem.from_uri(uri)
+                filesystem, root = fs.FileSystem.from_uri(uri)
+                self._filesystem = _quick(filesystem, uri)
             else:
                 self._filesystem, root = fs.LocalFileSystem(), self.uri
         self._root = root.rstrip("/")
@@ -229,10 +234,23 @@ class Storage:
         try:
             yield
         except (OSError, ArrowException) as error:
-            raise UserError(
+            kind = StoreAwayError if may_pass(error) else UserError
+            raise kind(
                 f"The store {masked(self.uri)} cannot be {action}: {masked(str(error))}. "
                 f"{_advice(error)}"
             ) from error
+
+
+def _quick(filesystem: fs.FileSystem, uri: str) -> fs.FileSystem:
+    """Return a file system whose calls end soon where the server never answers.
+
+    On S3 a call of what ``from_uri`` returns then takes 100 s, in which a driver does nothing else.
+    A copy tries three times, 10 s in all, as AWS's own clients do; a URI has no option that says so
+    (pyarrow 25). What a copy does not take over is left as it is.
+    """
+    if filesystem.type_name != "s3" or any(option in uri for option in _NOT_COPIED):
+        return filesystem
+    return copy.copy(filesystem)
 
 
 def _advice(error: Exception) -> str:

@@ -77,6 +77,7 @@ class Store:
 
     Raises:
         UserError: When the URI is not understood or the place cannot be used; every method may.
+            A StoreAwayError where it may work again in a moment; each may then be called again.
     """
 
     def __init__(self, uri: str) -> None:
@@ -187,8 +188,7 @@ class Store:
     def records(self) -> Iterator[CommittedTrial]:
         """Yield all that is committed, in the order of the keys."""
         for key in self.trial_keys():
-            record = self.record(key)
-            if record is not None:
+            if (record := self.record(key)) is not None:
                 yield record
 
     def quarantine(self, key: str, reason: str) -> tuple[str, ...]:

@@ -115,6 +115,6 @@ def _model_folder(
     try:
         return model_folder(info.model.source, info.model.revision, place)
     except SpecError as error:
-        (fault,) = error.faults
+        *hub, fault = error.faults  # the hub's own comes first where it is out of reach
         hint = f"{fault.hint} Or give model=, where the same weights are at hand."
-        raise SpecError([Fault(place, fault.field, fault.problem, hint)]) from None
+        raise SpecError([*hub, Fault(place, fault.field, fault.problem, hint)]) from None

@@ -27,7 +27,12 @@ MAX_SHARE = 0.01  # of the driver's time; a sweep of 100,000 trials is looked at
 
 
 class Vitals:
-    """Gathers what there is to tell of a run."""
+    """Gathers what there is to tell of a run.
+
+    Attributes:
+        store_away_since: Since when the store does not answer, in seconds since the epoch; None
+            while it does.
+    """
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class Vitals:
     ) -> None:
         """Begin with nothing known; ``compute_for`` says what a trial runs on."""
         self._compute_for = compute_for
+        self.store_away_since: float | None = None
         self._graph, self._scheduler, self._executor = graph, scheduler, executor
         self._speeds: dict[SpeedClass, deque[Speed]] = defaultdict(lambda: deque(maxlen=NUM_SPEEDS))
         self._num_tokens = 0
@@ -71,6 +77,7 @@ class Vitals:
             "tokens_per_s": self._num_tokens / self._train_s if self._train_s else None,
             "eta_s": self._eta_s,
             "is_measured": bool(self._speeds),
+            "store_away_since": self.store_away_since,
         }
 
     def _outlook(self, running: dict[str, Progress]) -> float | None:

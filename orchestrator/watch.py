@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.driver_life import DriverLife, driver_life
+from orchestrator.driver_life import DriverLife, driver_life, store_away_s
 from orchestrator.inbox import Inbox
 from orchestrator.journal_reader import JournalReader, TrialRow
 from orchestrator.mirror_lag import MirrorLag, lag_path, read_lag
@@ -76,6 +76,7 @@ class Frame:
         eta_is_measured: Whether the model was fed with results.
         commands: The last ones, with their answers.
         mirror: How far MLflow is behind; None where no run has mirrored anything yet.
+        store_away_s: For how long the store has not answered; None = it does.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Frame:
     eta_is_measured: bool
     commands: tuple[str, ...]
     mirror: MirrorLag | None
+    store_away_s: float | None
 
 
 class Watcher:
@@ -136,6 +138,7 @@ class Watcher:
             eta_is_measured=bool(vitals.get("is_measured")),
             commands=tuple(self._commands[-NUM_COMMANDS:]),
             mirror=read_lag(lag_path(self._reader.path)),
+            store_away_s=store_away_s(meta, life, now),
         )
 
     def _take_events(self) -> None:

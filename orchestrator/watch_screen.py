@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.driver_life import describe_away
 from orchestrator.mirror_lag import describe_lag
 from orchestrator.report_text import show_seconds
 from orchestrator.screens import make_table
@@ -55,6 +56,8 @@ def _head(frame: Frame) -> Text:
         text.append("\nPAUSED: 'tickets resume' lets it go on", style="bold yellow")
     if frame.num_waiting:
         text.append(f"\n{frame.num_waiting} command(s) wait for a run", style="yellow")
+    if frame.store_away_s is not None:
+        text.append(f"\n{describe_away(frame.store_away_s)}", style="bold yellow")
     if frame.mirror and frame.mirror.num_behind:
         text.append(f"\n{describe_lag(frame.mirror, frame.at)}", style="yellow")
     return text

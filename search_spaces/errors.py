@@ -37,6 +37,10 @@ class ClusterLostError(UserError):
     """The cluster's head has gone for good, so that nothing of it can be asked or ended."""
 
 
+class StoreAwayError(UserError):
+    """The store does not answer, but may again in a moment; nothing has been done to it."""
+
+
 class SpecError(UserError):
     """One or more faults in a sweep, a task's data or a model.
 

@@ -23,7 +23,8 @@ from typing import IO, TYPE_CHECKING
 from pydantic import Field, ValidationError
 
 from search_spaces.canonical import Frozen, content_key
-from search_spaces.errors import Fault, SpecError
+from search_spaces.errors import Fault, SpecError, StoreAwayError
+from search_spaces.outages import may_pass, patiently
 from search_spaces.places import cache_folder, masked
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"  # as the store's names: no folder above,
 _PATH = rf"{_NAME}(/{_NAME})*"
 _URI = re.compile(rf"(?P<folder>.+/{INPUTS}/(?P<id>[0-9a-f]{{64}}))(/(?P<path>{_PATH}))?")
 _CHUNK_BYTES = 1 << 20
+_PATIENCE_S = 60.0  # with a store that does not answer: somebody may wait for a plan
 
 
 class InputFile(Frozen):
@@ -100,6 +102,7 @@ def local_path(path: str) -> Path:
 
     Raises:
         SpecError: It is another URI, or the store does not hold what the URI names.
+        StoreAwayError: The store has not answered for a minute.
     """
     if not is_uri(path):
         return Path(os.path.expanduser(path))
@@ -116,23 +119,33 @@ def local_path(path: str) -> Path:
 
 def _fetch(uri: str, input_id: str, folder: Path) -> None:
     """Copy an input into ``folder``, which appears whole."""
-    from pyarrow import fs  # only a submitted sweep has inputs in its store
-    from pyarrow.lib import ArrowException
+    from pyarrow.lib import ArrowException  # only a submitted sweep has inputs in its store
 
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(prefix=f".{input_id[:10]}-", dir=folder.parent))
     try:
-        filesystem, root = fs.FileSystem.from_uri(uri)
-        for file in _manifest(filesystem, root, input_id, uri).files:
-            _copy(filesystem, f"{root}/{file.path}", partial / file.path, file, uri)
+        patiently(lambda: _copy_all(uri, input_id, partial), uri, _PATIENCE_S)
         os.replace(partial, folder)
     except (OSError, ArrowException) as error:
         if not folder.is_dir():  # else another process of this node was quicker
+            if may_pass(error):
+                raise StoreAwayError(
+                    f"{masked(uri)}: the store does not answer: {masked(str(error))}. Check that "
+                    "this node reaches it."
+                ) from error
             hint = "Check that this node reaches the store, or submit the sweep again."
             problem = f"cannot be copied from the store: {masked(str(error))}."
             raise SpecError([Fault(masked(uri), "", problem, hint)]) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy_all(uri: str, input_id: str, folder: Path) -> None:
+    from pyarrow import fs
+
+    filesystem, root = fs.FileSystem.from_uri(uri)
+    for file in _manifest(filesystem, root, input_id, uri).files:
+        _copy(filesystem, f"{root}/{file.path}", folder / file.path, file, uri)
 
 
 def _manifest(filesystem: fs.FileSystem, root: str, input_id: str, uri: str) -> InputManifest:

@@ -55,7 +55,7 @@ def resolve_sweep(spec: SweepSpec) -> tuple[dict[str, ModelFacts], dict[str, Tas
         for fault in _length_faults(task, model.name, models[model.name].config)
     ]
     if faults:
-        raise SpecError(faults)
+        raise SpecError(list(dict.fromkeys(faults)))  # a hub out of reach is one for all of them
     return models, tasks
 
 

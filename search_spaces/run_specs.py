@@ -100,6 +100,7 @@ class RetriesSpec(Frozen):
     Each class has its own budget. Only after the classes that time can mend - ``preempted``,
     ``infrastructure``, ``hang`` - is there a wait: ``backoff_s``, doubled each time up to
     ``backoff_limit_s``, and varied by the share ``jitter`` so that trials do not return at once.
+    A store that does not answer fails no trial: results wait for it, up to ``store_s``.
     """
 
     error: int = Field(default=1, ge=0)
@@ -112,6 +113,9 @@ class RetriesSpec(Frozen):
     backoff_s: float = Field(default=5, ge=0)
     backoff_limit_s: float = Field(default=300, ge=0, validate_default=True)
     jitter: float = Field(default=0.1, ge=0, lt=1)
+    store_s: float = Field(
+        default=600, ge=0, description="A store that does not answer is waited for this long."
+    )
     strict_numerics: bool = Field(
         default=False, description="true: never another micro-batch (method rule 22)."
     )

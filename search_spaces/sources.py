@@ -9,6 +9,7 @@ from pathlib import Path
 
 from search_spaces.errors import Fault, SpecError
 from search_spaces.inputs import local_path
+from search_spaces.reach import ask_anew, first_line, hub_fault
 
 PACKAGE_PREFIX = "package:"
 # Import name -> what to install, for the packages that are known to carry weights.
@@ -29,6 +30,7 @@ HUB_PATTERNS = [
     "merges.txt",
     "sentencepiece.bpe.model",
 ]
+_HINT = "Check name and network, or give a folder or 'package:<module>/<path>'."
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
 
@@ -42,7 +44,8 @@ def model_folder(source: str, revision: str | None, place: str) -> Path:
         place: What faults are shown under, for example ``models[0]``.
 
     Raises:
-        SpecError: The package is not installed, or the folder or hub model cannot be had.
+        SpecError: The package is not installed, or the folder or hub model cannot be had. Where
+            the hub is out of reach and the model not in its cache, the first fault is the hub's.
     """
     if source.startswith(PACKAGE_PREFIX):
         return _package_folder(source.removeprefix(PACKAGE_PREFIX), place)
@@ -89,16 +92,23 @@ def _distribution_root(name: str) -> Path | None:
 def _hub_folder(name: str, revision: str | None, place: str) -> Path:
     import huggingface_hub  # needed only when a model comes from the hub
 
+    trouble, is_away = hub_fault(), f"is '{name}', which is no folder here and"
     try:
-        return Path(
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=HUB_PATTERNS)
+        folder = huggingface_hub.snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=HUB_PATTERNS,
+            local_files_only=trouble is not None,
         )
     except Exception as error:
         # Network, authentication and cache errors share no base class.
-        reason = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
-        problem = f"is '{name}', which is no folder here and cannot be had from the hub: {reason}"
-        hint = "Check name and network, or give a folder or 'package:<module>/<path>'."
-        raise _fault(place, problem, hint) from error
+        if trouble:
+            own = _fault(place, f"{is_away} not in the hub's local cache.", _HINT)
+            raise SpecError([trouble, *own.faults]) from error
+        ask_anew()
+        problem = f"{is_away} cannot be had from the hub: {first_line(error)}."
+        raise _fault(place, problem, _HINT) from error
+    return Path(folder)
 
 
 def _fault(place: str, problem: str, hint: str) -> SpecError:

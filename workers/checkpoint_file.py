@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from search_spaces.canonical import Frozen
 from search_spaces.contracts import ArtifactInfo, NumericsClass, below
+from search_spaces.outages import patiently
 from search_spaces.places import masked
 
 SCHEMA = 2
@@ -261,15 +262,20 @@ def _drain(name: str, pieces: Iterable[Piece], sink: _Sink | None) -> ArtifactIn
 
 def _read(folder_uri: str, name: str) -> bytearray | None:
     """Return a file's content; None where it is not there."""
-    system, path = _place(below(folder_uri, name))
+    place = below(folder_uri, name)
     try:
-        with system.open_input_file(path) as file:
-            data = bytearray(file.size())
-            del data[file.readinto(data) :]
+        return patiently(lambda: _content(place), place)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UnusableError(f"its file {name} cannot be read ({masked(str(error))})") from error
+
+
+def _content(uri: str) -> bytearray:
+    system, path = _place(uri)
+    with system.open_input_file(path) as file:
+        data = bytearray(file.size())
+        del data[file.readinto(data) :]
     return data
 
 

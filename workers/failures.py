@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search_spaces.contracts import FailureClass
-from search_spaces.errors import UserError
+from search_spaces.errors import StoreAwayError, UserError
 
 
 class TrialFailure(Exception):
@@ -54,6 +54,8 @@ def classify(error: BaseException) -> FailureClass:
     """Return the class of an exception that a trial raised."""
     if isinstance(error, TrialFailure):
         return error.failure
+    if isinstance(error, StoreAwayError):
+        return FailureClass.INFRASTRUCTURE
     if isinstance(error, UserError):
         return FailureClass.USER_ERROR
     if isinstance(error, NotFiniteError):

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-import signal
-import sys
 import tempfile
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.costs import any_compute, trial_length
-from orchestrator.ctrl_c import CtrlC
-from orchestrator.driver import run_sweep
-from orchestrator.graph import TrialGraph
-from orchestrator.journal import Journal, SweepInfo
-from orchestrator.listeners import ListenerGroup, SilentListener
-from orchestrator.policies import Add, LadderPolicy, Skip
-from orchestrator.retries import DEFAULT_BUDGETS, DEFAULT_RULES
+from orchestrator.costs import trial_length
+from orchestrator.journal import Journal
+from orchestrator.retries import DEFAULT_RULES
 from orchestrator.returned import new_attempt
-from orchestrator.store import Store
 from search_spaces.contracts import Compute, FailureClass, TrialState
 from search_spaces.errors import UserError
 from tests.orchestrator.factories import (
@@ -36,107 +26,12 @@ from tests.orchestrator.factories import (
 )
 from tests.orchestrator.simulated import FakeClock, Killed, SimulatedExecutor
 from tests.orchestrator.test_graph import dags
-
-SWEEP = SweepInfo(name="toy", sweep_hash="h", spec_yaml="")
-
-
-class Diary(SilentListener):
-    """Writes down what it is told."""
-
-    def __init__(self):
-        self.lines = []
-        self.num_progress = 0
-
-    def started(self, trial, attempt):
-        self.lines.append(("started", trial.key))
-
-    def succeeded(self, trial, result):
-        self.lines.append(("succeeded", trial.key))
-
-    def reused(self, trial, result):
-        self.lines.append(("reused", trial.key))
-
-    def failed(self, trial, failed, will_retry):
-        self.lines.append(("retry" if will_retry else "failed", trial.key))
-
-    def blocked(self, trial, cause):
-        self.lines.append(("blocked", trial.key))
-
-    def progress(self, progress):
-        self.num_progress += len(progress)
-
-    def finished(self, outcome):
-        self.lines.append(("finished", outcome))
-
-    def of(self, kind):
-        return [key for what, key in self.lines if what == kind]
-
-
-class World:
-    """A folder with a store and a journal, in which sweeps are run one after another."""
-
-    def __init__(self, folder):
-        self.store = Store(f"{folder}/store")
-        self.journal_path = Path(folder) / "journal.db"
-        self.diary = Diary()
-        self.executor = None
-
-    def run(
-        self,
-        trials,
-        clock=None,
-        policy=None,
-        request=make_request,
-        executor=SimulatedExecutor,
-        later=(),
-        check=lambda: None,
-        compute_for=any_compute,
-        **options,
-    ):
-        clock = clock or FakeClock()
-        self.executor = executor(clock, self.store.uri, [*trials, *later], **options)
-        with Journal.open(self.journal_path, SWEEP, now=0.0) as journal:
-            return run_sweep(
-                trials,
-                self.store,
-                journal,
-                self.executor,
-                policy or LadderPolicy(),
-                DEFAULT_BUDGETS,
-                ListenerGroup([self.diary]),
-                clock,
-                partial(request, self.store.uri),
-                check,
-                compute_for=compute_for,
-            )
-
-    @property
-    def submitted(self):
-        return [key for key, _ in self.executor.submitted]
-
-    def rows(self):
-        with Journal.read_only(self.journal_path) as reader:
-            return {row.key: row for row in reader.trials()}
-
-    def events(self):
-        with Journal.read_only(self.journal_path) as reader:
-            return reader.events()
+from tests.orchestrator.world import World, assert_journal_agrees
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def assert_journal_agrees(world, trials):
-    """What the journal says is what a journal made from the store alone would say."""
-    before = world.rows()
-    other_path = world.journal_path.with_name("other.db")
-    with Journal.open(other_path, SWEEP, now=0.0) as other:
-        other.rebuild(TrialGraph(trials), world.store, now=0.0)
-        for row in other.trials():
-            assert row.state is before[row.key].state
-            assert (row.label, row.seconds) == (before[row.key].label, before[row.key].seconds)
 
 
 class Urgent(SimulatedExecutor):
@@ -333,86 +228,6 @@ def test_one_broken_lineage_does_not_stop_the_others(world):
     assert world.run([*broken, *fine]).succeeded
 
 
-class Interrupting(Diary):
-    """Presses Ctrl-C when the second trial has succeeded."""
-
-    def succeeded(self, trial, result):
-        super().succeeded(trial, result)
-        if len(self.of("succeeded")) == 2:
-            raise KeyboardInterrupt
-
-
-def test_an_interrupted_sweep_keeps_what_is_committed(world):
-    """Ctrl-C ends in an outcome; open trials are CANCELLED, and the next run does only those."""
-    trials = make_lineage(num_rounds=5)
-    world.diary = Interrupting()
-    outcome = world.run(trials)
-    assert outcome.cancelled and not outcome.succeeded
-    assert world.executor.num_closes >= 1
-    assert outcome.counts[TrialState.SUCCEEDED] == 2
-    assert outcome.counts[TrialState.CANCELLED] == 3
-    assert {row.state for row in world.rows().values()} == {
-        TrialState.SUCCEEDED,
-        TrialState.CANCELLED,
-    }
-    world.diary = Diary()
-    assert world.run(trials).succeeded
-    assert world.submitted == [trial.key for trial in trials[2:]]
-
-
-class Pressing(FakeClock):
-    """Ctrl-C is pressed at the n-th look."""
-
-    def __call__(self):
-        try:
-            return super().__call__()
-        except Killed:
-            raise KeyboardInterrupt from None
-
-
-def test_wherever_an_interrupt_falls_the_journal_has_no_open_trial(tmp_path):
-    """Also between the scheduler's change and the journal's; the last look is the run's end."""
-    trials = make_lineage(num_rounds=2)
-    for look in itertools.count(1):
-        world = World(tmp_path / str(look))
-        try:
-            outcome = world.run(trials, Pressing(look), fail=lambda _: FailureClass.USER_ERROR)
-        except KeyboardInterrupt:
-            break
-        assert outcome.cancelled
-        assert all(row.state.is_finished for row in world.rows().values()), f"at look {look}"
-    assert look > 5
-
-
-class Interrupted:
-    """Ctrl-C is pressed while its destructor runs."""
-
-    def __del__(self):
-        signal.raise_signal(signal.SIGINT)
-
-
-class Deaf(Diary):
-    """Does not hear of a Ctrl-C that is pressed when the second trial has succeeded."""
-
-    def succeeded(self, trial, result):
-        super().succeeded(trial, result)
-        if len(self.of("succeeded")) == 2:
-            Interrupted()
-
-
-def test_an_interrupt_that_python_drops_stops_the_sweep_all_the_same(world, capsys):
-    """As in a destructor or fork hook; and not with a traceback."""
-    trials = make_lineage(num_rounds=5)
-    world.diary = Deaf()
-    handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
-    with CtrlC() as ctrl_c:
-        outcome = world.run(trials, check=ctrl_c.check)
-    assert outcome.cancelled
-    assert outcome.counts[TrialState.SUCCEEDED] == 2
-    assert capsys.readouterr().err == ""
-    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == (handler, hook)
-
-
 def test_the_executor_is_closed_whatever_happens(world):
     """Also when the trials are no graph."""
     with pytest.raises(ValueError, match="given twice"):
@@ -454,22 +269,6 @@ def test_a_trial_that_another_sweep_finished_is_not_started(world):
     assert world.submitted == [first.key]
     assert world.diary.of("reused") == [second.key]
     assert world.rows()[second.key].state is TrialState.SUCCEEDED
-
-
-def test_a_trial_that_a_reused_result_makes_a_policy_skip_is_not_started(world):
-    """Though it was ready when the result was found in the store."""
-    first, found, skipped = (make_trial(seed=seed) for seed in range(3))
-    policy = Gardener(found, skipped, make_trial(seed=77))
-
-    def other_commits(request):
-        if request.spec.key == first.key:
-            world.store.commit(finish(world.store.uri, found, "other"), found.spec)
-
-    options = {"num_slots": 3, "later": [policy.add], "fail": other_commits}
-    trials = [first, *(one.model_copy(update={"after": (first.key,)}) for one in (found, skipped))]
-    outcome = world.run(trials, policy=policy, **options)
-    assert outcome.succeeded and outcome.counts[TrialState.SKIPPED] == 1
-    assert world.submitted == [first.key, policy.add.key]
 
 
 class Damaging(SimulatedExecutor):
@@ -524,54 +323,6 @@ def test_a_request_that_cannot_be_made_fails_its_trial(world):
     assert outcome.counts[TrialState.SUCCEEDED] == 1
     assert outcome.failures[bad.key].message == "no model at ./nowhere"
     assert outcome.failures[bad.key].failure is FailureClass.USER_ERROR
-
-
-class Gardener:
-    """Skips the rest of one lineage and adds one trial, once a given trial is in."""
-
-    def __init__(self, trigger, skip, add):
-        self.trigger, self.skip, self.add = trigger, skip, add
-
-    def on_result(self, graph, scheduler, trial, result):
-        if trial.key != self.trigger.key:
-            return []
-        add = Add(self.add, "one more") if self.add.key not in graph else None
-        pending = scheduler.state(self.skip.key) is TrialState.PENDING
-        skip = Skip(self.skip.key, "lost twice") if pending else None
-        return [event for event in (add, skip) if event]
-
-
-def test_a_policys_events_are_journaled_and_replayed(world):
-    """Trials are added and skipped with a reason; a later run comes to the same states."""
-    lineage, extra = make_lineage(num_rounds=3), make_trial(seed=77)
-    policy = Gardener(lineage[0], lineage[1], extra)
-    for submitted in ([lineage[0].key, extra.key], []):
-        outcome = world.run(lineage, policy=policy, later=[extra])
-        assert outcome.succeeded
-        assert outcome.counts[TrialState.SKIPPED] == 2
-        assert world.submitted == submitted
-        rows = world.rows()
-        assert rows[extra.key].state is TrialState.SUCCEEDED
-        assert rows[lineage[2].key].message == "lost twice"
-    kinds = Counter(event.kind for event in world.events())
-    assert kinds["added"] == 2 and kinds["skipped"] == 4
-
-
-def test_a_trial_added_below_a_failed_one_is_blocked(world):
-    """The journal says so with the failure's message, and the sweep ends."""
-    (broken, child), fine = make_lineage(1, 2), make_trial(seed=2)
-    policy = Gardener(fine, skip=broken, add=child)
-    fail = {broken.key: FailureClass.USER_ERROR}
-    outcome = world.run(
-        [broken, fine],
-        policy=policy,
-        later=[child],
-        num_slots=1,
-        fail=lambda request: fail.get(request.spec.key),
-    )
-    assert outcome.counts[TrialState.BLOCKED] == 1
-    row = world.rows()[child.key]
-    assert (row.state, row.message) == (TrialState.BLOCKED, "it broke")
 
 
 def test_life_is_shown_while_trials_run(world):

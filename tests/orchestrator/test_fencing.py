@@ -22,7 +22,7 @@ from search_spaces.contracts import Failed, FailureClass, Outcome, Succeeded, Tr
 from search_spaces.errors import UserError
 from tests.orchestrator.factories import finish, make_lineage, make_request, make_trial
 from tests.orchestrator.simulated import FakeClock, SimulatedExecutor
-from tests.orchestrator.test_driver import SWEEP, World
+from tests.orchestrator.world import SWEEP, World
 
 
 class Late(SimulatedExecutor):

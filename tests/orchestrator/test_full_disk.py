@@ -18,7 +18,7 @@ from orchestrator.store import Store
 from search_spaces.contracts import TrialState
 from search_spaces.errors import UserError
 from tests.orchestrator.factories import finish, make_lineage, make_result, make_trial
-from tests.orchestrator.test_driver import World
+from tests.orchestrator.world import World
 
 SWEEP = SweepInfo(name="toy", sweep_hash="h1", spec_yaml="")
 

@@ -14,7 +14,7 @@ from search_spaces.contracts import FailureClass, TrialState
 from search_spaces.trial import Trial
 from tests.orchestrator.factories import finish, make_lineage, make_trial
 from tests.orchestrator.simulated import FakeClock, Killed
-from tests.orchestrator.test_driver import World
+from tests.orchestrator.world import World
 
 TRIALS = [*make_lineage(seed=1, num_rounds=3), make_trial(seed=2, prunes=(100,))]
 MISHAPS = st.one_of(

@@ -46,5 +46,7 @@ def test_results_that_no_policy_heeds_are_not_read_again():
         return make_result(graph[key], "a1")
 
     group = PolicyGroup([LadderPolicy(), policy])
-    Advice(graph, scheduler, None, group).take_again(reads, now=0.0)
+    advice = Advice(graph, scheduler, None, group)
+    advice.ask_again()
+    advice.follow(reads, now=0.0)
     assert read == policy.shown == [lineage[1].key]

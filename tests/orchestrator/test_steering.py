@@ -24,8 +24,8 @@ from orchestrator.steering import STILL_PAUSED, given_up
 from search_spaces.contracts import FailureClass, TrialState
 from tests.orchestrator.factories import make_dag, make_lineage, make_trial
 from tests.orchestrator.simulated import FakeClock, Killed, SimulatedExecutor
-from tests.orchestrator.test_driver import World
 from tests.orchestrator.test_graph import dags
+from tests.orchestrator.world import World
 
 
 class Told(SilentListener):

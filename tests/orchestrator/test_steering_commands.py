@@ -31,8 +31,8 @@ from search_spaces.contracts import TrialState
 from search_spaces.errors import SpecError, UserError
 from tests.orchestrator.factories import make_lineage
 from tests.orchestrator.simulated import SimulatedExecutor
-from tests.orchestrator.test_driver import SWEEP
 from tests.orchestrator.test_steering import SteeredWorld
+from tests.orchestrator.world import SWEEP
 
 SPEC = """
 name: toy

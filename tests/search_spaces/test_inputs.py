@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -113,6 +113,7 @@ def test_name_that_no_store_takes(tmp_path: Path, name: str) -> None:
         manifest_of({name: tmp_path / "x"})
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.from_regex(r"\A[a-z]{1,5}\Z"), st.binary(max_size=8), max_size=4))
 def test_id_is_content(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> None:
     """An input's id depends on names and bytes, not on where and in which order the files lay."""

@@ -192,6 +192,7 @@ store: ${TICKETS_NO_SUCH}/runs
         ),
         ({"retries": {"preempted": -1}}, "retries.preempted: is -1, but must be >= 0."),
         ({"retries": {"jitter": 1}}, "retries.jitter: is 1, but must be < 1."),
+        ({"retries": {"store_s": -1}}, "retries.store_s: is -1, but must be >= 0."),
         (
             {"retries": {"backoff_s": 600}},
             "retries.backoff_limit_s: is 300, but must be at least backoff_s, 600.",

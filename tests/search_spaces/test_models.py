@@ -434,7 +434,7 @@ def test_the_hub_is_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(SpecError, match="is 'no-such/model', which is no folder here and cannot"):
+    with pytest.raises(SpecError, match="is 'no-such/model', which is no folder here and not"):
         resolve("no-such/model", revision="0" * 40)
 
 

@@ -184,15 +184,16 @@ def test_hub_sources_that_cannot_be_had_say_so(
     def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError("no network\nat all")
 
+    monkeypatch.setattr("search_spaces.hub.hub_fault", lambda: None)
     monkeypatch.setattr("datasets.load_dataset", refuse)
     text = {"kind": "text-hub", "repository": "a/b", "revision": "0" * 40}
     assert faults_of(words, text)[0] == (
-        "a/b train: cannot be loaded (split train): no network Check repository, config, revision "
+        "a/b train: cannot be loaded (split train): no network. Check repository, config, revision "
         "and network, or give text files: kind: text."
     )
     squad = {"kind": "squad-hub"}
     assert faults_of(words, squad, 80)[1].startswith(
-        "rajpurkar/squad validation: cannot be loaded (split validation): no network"
+        "rajpurkar/squad validation: cannot be loaded (split validation): no network."
     )
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: Rows(body=["x"]))
     assert faults_of(words, text)[0] == "a/b train: has no column 'text'; columns found: body."
