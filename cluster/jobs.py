@@ -223,10 +223,9 @@ class Jobs:
         except OSError as error:  # of the network; those of requests are among them
             raise self._silent(error) from error
         except (RuntimeError, ray.exceptions.RayError, aiohttp.ClientError) as error:
-            said = masked((str(error).strip().splitlines() or [type(error).__name__])[-1])
             raise UserError(
-                f"--address {self.url}: the cluster refuses: {said} See its dashboard and the "
-                "logs of its head."
+                f"--address {self.url}: the cluster refuses: {_last_line(error)}. See its "
+                "dashboard and the logs of its head."
             ) from error
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
@@ -250,6 +249,12 @@ class Jobs:
             "and that this machine reaches it, for example by an SSH tunnel: "
             "ssh -L 8265:127.0.0.1:8265 HEAD."
         )
+
+
+def _last_line(error: Exception) -> str:
+    """Return the end of what may be a traceback of the head, after which Ray writes a full stop."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
+    return masked(next((line for line in reversed(lines) if line), type(error).__name__))
 
 
 def _state(job: JobDetails) -> JobState:

@@ -150,6 +150,9 @@ def test_only_a_job_that_is_not_known_is_lost() -> None:
         dashboard.status, dashboard.job = 500, "The key of the job does not exist"
         with pytest.raises(UserError, match=r"the cluster refuses: .*status code 500"):
             known.state("j")
+        dashboard.job = "Traceback:\n  File x\nValueError: j is taken.\n"
+        with pytest.raises(UserError, match=r"the cluster refuses: ValueError: j is taken\. See"):
+            known.state("j")
 
 
 def test_follower_of_a_dead_connection(monkeypatch: pytest.MonkeyPatch) -> None:

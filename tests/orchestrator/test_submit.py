@@ -138,8 +138,6 @@ def test_lost_driver_is_replaced_and_its_run_can_be_stopped(
         until(lambda: len(_series(cluster.metrics())) == len(SERIES), "all metrics", cluster)
         until(lambda: "dense:toy:s1" in _names(cluster, "tasks"), "the trial's task", cluster)
         assert "tickets-gang0-rank0" in _names(cluster, "actors")
-        printed = run(cluster, "logs", str(sweep), "--address", cluster.url, cwd=tmp_path)
-        assert printed.returncode == 0 and ": RUNNING" in printed.stdout, printed.stderr
 
         stopped = run(cluster, "stop", str(sweep), "--address", cluster.url, cwd=tmp_path)
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
