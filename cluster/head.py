@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Mapping
 
+from search_spaces.errors import ClusterLostError
+
 QUIET_S = 4.0  # without an answer: nothing is asked of the head that could wait for it
 _STUCK_S = 5.0
 _PATIENCE_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _RAYS_PATIENCE_S = 60.0
-_EXIT_CODE = 2
 
 
 def lost_after_s(environment: Mapping[str, str] = os.environ) -> float:
@@ -49,4 +50,4 @@ def end_stuck(text: str) -> None:
     """End this process at once: its main thread waits within Ray for a head that is gone."""
     sys.stderr.write(f"\n{text}\n")
     sys.stderr.flush()
-    os._exit(_EXIT_CODE)
+    os._exit(ClusterLostError.exit_code)

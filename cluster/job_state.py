@@ -51,8 +51,9 @@ class JobState:
     def is_infrastructure(self) -> bool:
         """Whether its driver was lost, so that the same job may be submitted again.
 
-        A run that ended by itself said why by its exit code; one that was stopped was meant to
-        be; an interpreter that is not there will not be there the next time either.
+        A run that ended by itself said why by its exit code, of which 75 asks for another run
+        (cluster or store were lost); one that was stopped was meant to be; an interpreter that
+        is not there will not be there the next time either.
         """
         if self.status not in ("FAILED", "LOST"):
             return False

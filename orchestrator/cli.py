@@ -1,6 +1,6 @@
 """The command `tickets`. Answers in about a second where nothing has to be trained.
 
-Exit codes: 0 done, 1 trials failed, 2 bad input or nothing to work with, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 trials failed, 2 bad input, 75 cluster or store lost, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def run(
         say(_go_on(sweep))
         raise typer.Exit(130) from None
     except ClusterLostError as error:
-        raise UserError(f"{error}\n{_go_on(sweep)}") from error
+        raise ClusterLostError(f"{error}\n{_go_on(sweep)}") from error
     if not (is_mirrored := tracking.close()):
         say(f"Not all results reached MLflow. They are in the store: tickets sync {sweep}")
     if not outcome.cancelled:
@@ -247,7 +247,7 @@ app.add_typer(mask_commands.app, name="mask")
 
 
 def main() -> None:
-    """Run the command; every fault of the user's ends with one message and exit code 2."""
+    """Run the command; every fault of the user's ends with one message and its exit code."""
     try:
         app(standalone_mode=True)
     except SpecError as error:
@@ -255,10 +255,10 @@ def main() -> None:
             typer.echo(str(fault), err=True)
         num = len(error.faults)
         typer.echo(f"{num} fault{'s' if num > 1 else ''} found.", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except UserError as error:
         typer.echo(str(error), err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 def _show_end(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 
 from search_spaces.contracts import Clock
-from search_spaces.errors import StoreAwayError
+from search_spaces.errors import StoreAwayError, StoreLostError
 from search_spaces.outages import LIMIT_S, Pauses
 
 
@@ -47,7 +47,7 @@ class StorePatience:
             action: May be done again from its beginning wherever it ends by a StoreAwayError.
 
         Raises:
-            StoreAwayError: The store has not answered for too long.
+            StoreLostError: The store has not answered for too long.
         """
         if not self.is_asking:
             return
@@ -88,7 +88,7 @@ class StorePatience:
                     f"committed once the store answers. It is waited for {self._limit_s:g} s."
                 )
         if self._away_s() >= self._limit_s:
-            raise StoreAwayError(
+            raise StoreLostError(
                 f"{error} It has not answered for {self._away_s():.0f} s (retries.store_s). What "
                 "is committed is safe: run the same command again once the store answers."
             ) from error

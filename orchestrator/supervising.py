@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cluster.job_state import JobState
-from search_spaces.errors import UserError
+from search_spaces.errors import LostError, UserError
 
 MAX_PAUSE_S = 300.0
 _TRIES = 30  # of a head that answers, but starts no job yet
 _RETRY_S = 20.0
+_NO_PROGRAM = ": no such interpreter there, see --python"
+_SAID = {126: _NO_PROGRAM, 127: _NO_PROGRAM, LostError.exit_code: ": cluster or store lost"}
 
 
 def supervise(
@@ -73,6 +75,5 @@ def reason(state: JobState) -> str:
     if code is not None and code < 0:
         return f"signal {-code}"
     if code is not None:
-        absent = ": no such interpreter there, see --python" if code in (126, 127) else ""
-        return f"exit code {code}{absent}"
+        return f"exit code {code}{_SAID.get(code, '')}"
     return (state.message.strip().splitlines() or [state.status])[0].rstrip(".")

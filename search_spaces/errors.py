@@ -30,11 +30,26 @@ class Fault:
 
 
 class UserError(Exception):
-    """Something that the user can mend; the command ends with exit code 2 and no traceback."""
+    """Something that the user can mend; the command ends with its exit code and no traceback."""
+
+    exit_code = 2
 
 
-class ClusterLostError(UserError):
+class LostError(UserError):
+    """Cluster or store were away for longer than a run waits; the same command goes on later.
+
+    Its exit code is ``EX_TEMPFAIL`` of sysexits.h: whoever supervises the command may repeat it.
+    """
+
+    exit_code = 75
+
+
+class ClusterLostError(LostError):
     """The cluster's head has gone for good, so that nothing of it can be asked or ended."""
+
+
+class StoreLostError(LostError):
+    """The store has not answered for as long as a run waits for it."""
 
 
 class StoreAwayError(UserError):

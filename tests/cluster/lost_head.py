@@ -44,7 +44,7 @@ def drive(address: str, folder: Path, num_trials: int) -> None:
                 executor.close()
     except UserError as error:
         print(json.dumps({"ends": ends, "said": str(error)}), flush=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     print(json.dumps({"ends": ends, "said": ""}), flush=True)
 
 

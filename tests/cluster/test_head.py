@@ -41,4 +41,4 @@ def test_stuck_process_ends_with_words() -> None:
         "threading.Timer(0.1, end_stuck, ['the words']).start(); time.sleep(60)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=50)
-    assert (done.returncode, done.stderr.strip()) == (2, b"the words")
+    assert (done.returncode, done.stderr.strip()) == (75, b"the words")

@@ -65,7 +65,7 @@ def test_head_that_is_gone_ends_the_driver_with_words(tmp_path: Path) -> None:
     Trials that ended meanwhile on gangs that live on are taken in all the same.
     """
     code, said = _end_of_driver(tmp_path, "gone", **IMPATIENT)
-    assert code == 2 and int(str(said["ends"])) > 1
+    assert code == 75 and int(str(said["ends"])) > 1
     assert "has not answered for" in str(said["said"])
     assert str(said["said"]).endswith("then go on with the same 'tickets run' command.")
 
@@ -73,7 +73,7 @@ def test_head_that_is_gone_ends_the_driver_with_words(tmp_path: Path) -> None:
 def test_sweep_goes_on_after_its_head_was_lost(tmp_path: Path) -> None:
     """`tickets run` ends with the command that resumes, and that command ends the sweep."""
     lost, resumed = told_by("lost_sweep", tmp_path, **IMPATIENT)
-    assert lost["code"] == 2 and "counts as lost" in lost["said"][0]
+    assert lost["code"] == 75 and "counts as lost" in lost["said"][0]
     assert lost["said"][1] == (
         f"Stopped; nothing is lost. Go on with: tickets run {tmp_path}/toy.yaml"
     )

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator import cli
 from orchestrator.driver_life import away_line, describe_away
 from orchestrator.inbox import Command, Inbox
 from orchestrator.journal import Journal
@@ -23,7 +24,7 @@ from orchestrator.store import Store
 from orchestrator.store_patience import StorePatience
 from orchestrator.watch import Watcher
 from search_spaces.contracts import TrialState
-from search_spaces.errors import StoreAwayError, UserError
+from search_spaces.errors import StoreAwayError, StoreLostError, UserError
 from tests.orchestrator.factories import make_dag, make_lineage, make_trial
 from tests.orchestrator.simulated import FakeClock
 from tests.orchestrator.test_graph import dags
@@ -83,7 +84,7 @@ def test_an_outage_that_lasts_ends_the_sweep_and_it_goes_on_later(
 ) -> None:
     world, clock, trials = World(tmp_path), FakeClock(), make_lineage(num_rounds=3)
     bad = weather(clock, lambda now: now >= 1001)
-    with pytest.raises(StoreAwayError) as raised:
+    with pytest.raises(StoreLostError) as raised:
         drive(world, trials, clock, RetryRules(store_s=50))
     assert 1051 <= clock.now < 1060
     assert str(raised.value).endswith(
@@ -96,10 +97,25 @@ def test_an_outage_that_lasts_ends_the_sweep_and_it_goes_on_later(
     assert drive(world, trials, clock).succeeded
 
 
+def test_a_lost_store_has_an_exit_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever supervises the command may repeat it, as after no other fault of this kind."""
+
+    def lost(**_: object) -> None:
+        raise StoreLostError("It has not answered for 600 s.")
+
+    monkeypatch.setattr(cli, "app", lost)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 75
+    assert capsys.readouterr().err == "It has not answered for 600 s.\n"
+
+
 def test_no_patience_is_none(tmp_path: Path, weather: Any) -> None:
     world, clock = World(tmp_path), FakeClock()
     weather(clock, lambda now: now > 1000)
-    with pytest.raises(StoreAwayError, match="has not answered for 0 s"):
+    with pytest.raises(StoreLostError, match="has not answered for 0 s"):
         drive(world, make_lineage(num_rounds=2), clock, RetryRules(store_s=0))
     assert world.diary.said == []
 

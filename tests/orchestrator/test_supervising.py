@@ -23,12 +23,13 @@ ENDS = {
     "no program": JobState("j", "FAILED", 126),
     "supervisor died": JobState("j", "FAILED", None, "The actor died.\nmore"),
     "head is new": JobState("j", "LOST"),
+    "store lost": JobState("j", "FAILED", 75),
 }
-AGAIN = {"killed", "out of memory", "supervisor died", "head is new"}
+AGAIN = {"killed", "out of memory", "supervisor died", "head is new", "store lost"}
 
 
 def test_what_is_submitted_again() -> None:
-    """A run's own exit codes are ends; everything else is a machine's fault."""
+    """A run's own exit codes are ends, but that for a lost store; all else is a machine's fault."""
     assert {name for name, end in ENDS.items() if end.is_infrastructure} == AGAIN
 
 
@@ -44,6 +45,7 @@ def test_exit_codes() -> None:
         "out of memory": 137,
         "supervisor died": 1,
         "head is new": 1,
+        "store lost": 75,
     }
 
 
@@ -76,6 +78,7 @@ def test_reasons_are_said() -> None:
     ends = iter([KILLED, ENDS["supervisor died"], ENDS["well"]])
     supervise(lambda n: "j", lambda j: next(ends), said.append, lambda s: None, 3)
     assert "see --python" in reason(ENDS["no interpreter"])
+    assert reason(ENDS["store lost"]) == "exit code 75: cluster or store lost"
     assert "(signal 9)" in said[0] and "(The actor died)" in said[1]
 
 
