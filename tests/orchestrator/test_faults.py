@@ -32,7 +32,7 @@ from tests.orchestrator.sweeps import (
     write_sweep,
 )
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]  # kills in `make test`: tests/chaos
 Done = subprocess.CompletedProcess[str]
 NUM_TRIALS = 6  # two seeds of dense, 0.3 and 0.5
 # One lineage for both seeds, so that a search that fails costs one trial.
@@ -288,7 +288,6 @@ class TestFailingTrial:
         assert "undecided" not in {run.data.tags["rule.strict"] for run in healthy}
 
 
-@pytest.mark.slow
 class TestDamagedMask:
     def test_it_is_never_used_and_the_remedy_works(self, hurt: Hurt, cluster: str) -> None:
         """A flipped bit fails the child by file and remedy; following it makes all whole again."""
