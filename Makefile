@@ -14,7 +14,8 @@ CHAOS_CASES ?= 2000
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv search search-minilm lint test test-slow chaos bench bench-quick
+.PHONY: help venv search search-minilm lint test test-slow chaos chaos-kills chaos-mishaps
+.PHONY: bench bench-quick
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -49,7 +50,12 @@ test-slow: $(MINILM)  ## Run the slow tests that need no GPU
 	$(BIN)/python -m pytest -m "slow and not gpu" -q --durations=10
 
 chaos: $(STAMP)  ## Kill processes of real sweeps at seeded moments, and try thousands of mishaps
+	$(MAKE) -j2 chaos-kills chaos-mishaps
+
+chaos-kills: $(STAMP)
 	$(BIN)/python -m tests.chaos --num $(CHAOS_SCHEDULES)
+
+chaos-mishaps: $(STAMP)
 	TICKETS_CASES=$(CHAOS_CASES) $(BIN)/python -m pytest -q tests/orchestrator/test_random_sweeps.py
 
 bench: $(STAMP)  ## Measure against named peers, most of an hour; rewrite docs/benchmarks.md
