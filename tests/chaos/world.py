@@ -46,7 +46,7 @@ def world(root: Path) -> Iterator[World]:
     Args:
         root: Empty; gets all files.
     """
-    with _ended_with_us(), TrackingServer(root) as server, RayCluster(root) as cluster:
+    with ended_with_us(), TrackingServer(root) as server, RayCluster(root) as cluster:
         from tests.orchestrator.sweeps import write_data  # loads torch: while these two start
 
         write_data(root)
@@ -60,7 +60,7 @@ def world(root: Path) -> Iterator[World]:
 
 
 @contextmanager
-def _ended_with_us() -> Iterator[None]:
+def ended_with_us() -> Iterator[None]:
     """A SIGTERM ends what was started, too."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
