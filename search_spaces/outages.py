@@ -26,8 +26,9 @@ _PASSING = {
     *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.EPIPE),
     *(errno.ESHUTDOWN, errno.EREMOTEIO, errno.ENOLCK),
 }
-# Of an object store, whose errors have no number: what only another setting mends.
+# Of errors without a number, an object store's mostly: what only another setting mends.
 _REFUSALS = (
+    *("is a directory", "not a directory", "not a regular file"),
     *("access_denied", "access denied", "permission_denied", "permission denied", "forbidden"),
     *("no_such_bucket", "nosuchbucket", "invalid_access_key", "invalidaccesskey"),
     *("unrecognized_client", "signature_does_not_match", "signaturedoesnotmatch"),

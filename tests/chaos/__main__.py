@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.chaos.schedules import schedule_of
-from tests.chaos.table import Line, table
-from tests.chaos.world import ended_with_us, world
+from tests.chaos.table import endured, table
+from tests.chaos.world import ended_with_us
 
 NUM_SCHEDULES = 20
 NUM_WORLDS = 2  # most of a sweep's time is waiting: for Ray, for imports, for a loss to be noticed
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = Path(tempfile.mkdtemp(prefix="chaos"))
     context = multiprocessing.get_context("spawn")
     with ended_with_us(), context.Pool(len(parts)) as pool:
-        found = pool.map(partial(_endured, root), parts, chunksize=1)
+        found = pool.map(partial(endured, root), parts, chunksize=1)
     lines = sorted((line for part in found for line in part), key=lambda line: line.schedule.seed)
     print(table(lines))
     is_good = all(line.verdict.is_good for line in lines)
@@ -41,18 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         shutil.rmtree(root)
     return 0 if is_good else 1
-
-
-def _endured(root: Path, seeds: Sequence[int]) -> list[Line]:
-    """Endure schedules one after the other, in a world of their own."""
-    lines: list[Line] = []
-    with world(Path(tempfile.mkdtemp(dir=root))) as shared:
-        print(f"Undisturbed: {len(shared.quiet)} trials in {shared.quiet_s:.0f} s", flush=True)
-        for seed in seeds:
-            schedule = schedule_of(seed)
-            lines.append(Line(schedule, *shared.endure(schedule)))
-            print(lines[-1].text, flush=True)
-    return lines
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""What a run of many schedules says at its end."""
+"""Many schedules, and what a run of them says at its end."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.chaos.checks import Verdict
 from tests.chaos.enduring import Endured
-from tests.chaos.schedules import KINDS, Kind, Schedule
+from tests.chaos.schedules import KINDS, Kind, Schedule, schedule_of
+from tests.chaos.world import world
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,18 @@ class Line:
             return f"{head}survived, {len(self.endured.hits)} fault(s), {runs}"
         command = f"repeat it with: python -m tests.chaos --seed {self.schedule.seed}"
         return f"{head}FAILED\n{self.verdict.text}\n{command}"
+
+
+def endured(root: Path, seeds: Sequence[int]) -> list[Line]:
+    """Endure schedules one after the other, in a world of their own."""
+    lines: list[Line] = []
+    with world(Path(tempfile.mkdtemp(dir=root))) as shared:
+        print(f"Undisturbed: {len(shared.quiet)} trials in {shared.quiet_s:.0f} s", flush=True)
+        for seed in seeds:
+            schedule = schedule_of(seed)
+            lines.append(Line(schedule, *shared.endure(schedule)))
+            print(lines[-1].text, flush=True)
+    return lines
 
 
 def table(lines: Sequence[Line]) -> str:

@@ -55,7 +55,9 @@ def run(sweep: Path, kills: bool) -> dict[str, object]:
 def main(folder: Path) -> None:
     """Lose the head, then go on."""
     write_data(folder)
-    sweep = write_sweep(folder, "toy", folder, seeds=list(range(1, 13)))
+    sweep = write_sweep(
+        folder, "toy", folder, seeds=list(range(1, 41))
+    )  # enough for the patience with a head
     print(json.dumps(run(sweep, kills=True)), flush=True)
     print(json.dumps(run(sweep, kills=False)), flush=True)
 
