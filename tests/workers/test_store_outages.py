@@ -34,6 +34,7 @@ from workers.failures import TrialFailure, classify
         (PermissionError(errno.EACCES, "Permission denied"), False),
         (FileNotFoundError("no such key"), False),
         (NotADirectoryError("it is a file"), False),
+        (OSError("Cannot open for reading: path '/x/MANIFEST.json' is a directory"), False),
         (ValueError("no URI"), False),
     ],
 )
