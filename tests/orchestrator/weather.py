@@ -5,20 +5,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import pytest
 
-from orchestrator.driver import run_sweep
-from orchestrator.journal import Journal
-from orchestrator.listeners import ListenerGroup
-from orchestrator.policies import LadderPolicy
-from orchestrator.retries import DEFAULT_BUDGETS, RetryRules
+from orchestrator.retries import RetryRules
 from orchestrator.storage import Storage
-from tests.orchestrator.factories import make_request
-from tests.orchestrator.simulated import FakeClock, SimulatedExecutor
-from tests.orchestrator.world import SWEEP, Diary, World
+from tests.orchestrator.simulated import FakeClock
+from tests.orchestrator.world import Diary, World
 
 
 class Weather:
@@ -68,19 +62,6 @@ def drive(
     check: Any = lambda: None,
     **options: Any,
 ) -> Any:
+    """Run a sweep of which the sentences are written down, too."""
     world.diary = Patient()
-    world.executor = SimulatedExecutor(clock, world.store.uri, trials, **options)
-    with Journal.open(world.journal_path, SWEEP, now=0.0) as journal:
-        return run_sweep(
-            trials,
-            world.store,
-            journal,
-            world.executor,
-            policy or LadderPolicy(),
-            DEFAULT_BUDGETS,
-            ListenerGroup([world.diary]),
-            clock,
-            partial(make_request, world.store.uri),
-            check,
-            rules or RetryRules(),
-        )
+    return world.run(trials, clock, policy, check=check, rules=rules or RetryRules(), **options)

@@ -11,7 +11,7 @@ from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo
 from orchestrator.listeners import ListenerGroup, SilentListener
 from orchestrator.policies import LadderPolicy
-from orchestrator.retries import DEFAULT_BUDGETS
+from orchestrator.retries import DEFAULT_BUDGETS, DEFAULT_RULES
 from orchestrator.store import Store
 from tests.orchestrator.factories import make_request
 from tests.orchestrator.simulated import FakeClock, SimulatedExecutor
@@ -70,6 +70,7 @@ class World:
         later=(),
         check=lambda: None,
         compute_for=any_compute,
+        rules=DEFAULT_RULES,
         **options,
     ):
         clock = clock or FakeClock()
@@ -86,6 +87,7 @@ class World:
                 clock,
                 partial(request, self.store.uri),
                 check,
+                rules,
                 compute_for=compute_for,
             )
 
