@@ -19,7 +19,6 @@ from orchestrator.costs import (
     speed_class,
 )
 from orchestrator.graph import TrialGraph
-from orchestrator.simulate import simulate_wall_s
 from orchestrator.simulated_figures import critical_path
 from orchestrator.store import CommittedTrial, Store
 from search_spaces.collecting import without_collecting
@@ -125,13 +124,6 @@ class Plan:
     def bases(self) -> dict[str, int]:
         """Number of estimates by what they were made from."""
         return dict(Counter(row.basis for row in self.rows if row.basis))
-
-    def wall_s(self, num_slots: int) -> float:
-        """Return the estimated wall seconds with some slots, by simulating the scheduler.
-
-        Of gangs of one size; for several see ``simulate``, which knows what fits a cluster.
-        """
-        return simulate_wall_s(self.graph, self._seconds(), num_slots)
 
     def _seconds(self) -> dict[str, float]:
         return {row.key: row.seconds for row in self.rows if row.action in ("run", "wait")}

@@ -101,22 +101,6 @@ def simulate(
     return simulation.schedule()
 
 
-def simulate_wall_s(graph: TrialGraph, seconds: Mapping[str, float], num_slots: int) -> float:
-    """Return the seconds until the last trial ends, where nothing fails.
-
-    Args:
-        graph: All trials.
-        seconds: How long each trial takes; a trial that is absent has its result already.
-        num_slots: Number of trials that run at once.
-
-    Raises:
-        ValueError: When there is no slot.
-    """
-    if num_slots < 1:
-        raise ValueError(f"num_slots is {num_slots}, but must be at least 1.")
-    return simulate(graph, seconds, [Host(num_slots)]).wall_s
-
-
 class _Running(NamedTuple):
     serial: int
     start: float

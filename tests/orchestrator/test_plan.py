@@ -18,7 +18,8 @@ from orchestrator.costs import (
 )
 from orchestrator.graph import TrialGraph
 from orchestrator.plan import make_plan
-from orchestrator.simulate import simulate_wall_s
+from orchestrator.simulate import simulate
+from orchestrator.simulated_nodes import Host
 from orchestrator.store import Store
 from search_spaces.contracts import Compute
 from tests.orchestrator.factories import finish, make_dag, make_lineage, make_trial
@@ -105,16 +106,16 @@ def test_hours_are_of_the_device_that_is_asked_for(store):
 
 
 def test_the_critical_path_is_the_longest_chain(store):
-    """Three rounds after one another bound the wall time; one slot takes the sum."""
+    """Three rounds after one another, whatever else there is."""
     lineage, single = make_lineage(num_rounds=3), make_trial(seed=5)
     plan = make_plan([single, *lineage], store)
     each_s = plan.rows[0].seconds
     assert plan.critical_path_s == pytest.approx(3 * each_s)
-    assert plan.wall_s(1) == pytest.approx(4 * each_s)
-    assert plan.wall_s(2) == pytest.approx(3 * each_s)
+    seconds = {row.key: row.seconds for row in plan.rows}
+    for num_slots, num_turns in ((1, 4), (2, 3)):
+        wall_s = simulate(plan.graph, seconds, [Host(num_slots)]).wall_s
+        assert wall_s == pytest.approx(num_turns * each_s)
     assert make_plan([], store).critical_path_s == 0.0
-    with pytest.raises(ValueError, match="num_slots is 0, but must be at least 1"):
-        plan.wall_s(0)
 
 
 @given(dags(), st.integers(1, 4), st.data())
@@ -127,5 +128,5 @@ def test_the_simulated_wall_time_is_within_grahams_bounds(choices, num_slots, da
     for key in graph.topological_order():
         ends[key] = seconds[key] + max((ends[p] for p in graph.parents(key)), default=0.0)
     chain, share = max(ends.values()), sum(seconds.values()) / num_slots
-    wall = simulate_wall_s(graph, seconds, num_slots)
+    wall = simulate(graph, seconds, [Host(num_slots)]).wall_s
     assert max(chain, share) - 1e-6 <= wall <= chain + share + 1e-6
