@@ -18,8 +18,8 @@ _CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 def check_dtype(dtype: str, device: torch.device) -> None:
     """Say once for each process that bf16 is emulated on a CPU; refuse a GPU without it.
 
-    An emulated trial computes in bf16 all the same: only its time differs from that of a CPU
-    which has the instructions, and bits, as between any two CPUs.
+    An emulated trial has bf16 weights and states all the same (``workers/emulated.py``): only its
+    time differs from that of a CPU which has the instructions, and bits, as between any two CPUs.
 
     Args:
         dtype: A recipe's: "fp32" or "bf16".
@@ -28,15 +28,25 @@ def check_dtype(dtype: str, device: torch.device) -> None:
     Raises:
         TrialFailure: The GPU has no bf16 (a user error).
     """
+    if is_emulated(dtype, device):
+        return _warn_once()
     if dtype != "bf16" or has_bf16(device):
         return
-    if device.type == "cpu":
-        return _warn_once()
     message = (
         f"recipe.dtype is bf16, but {torch.cuda.get_device_name(device)} does not compute in it. "
         "Write dtype: fp32, or use a GPU of compute capability 8.0 (Ampere) or higher."
     )
     raise TrialFailure(FailureClass.USER_ERROR, message)
+
+
+def is_emulated(dtype: str, device: torch.device) -> bool:
+    """Return whether a device computes in a dtype by way of another one."""
+    return dtype == "bf16" and device.type == "cpu" and not has_bf16(device)
+
+
+def arithmetic(dtype: str, device: torch.device) -> str:
+    """Return a dtype's name in the numerics class: emulated, its bits are others."""
+    return f"{dtype}, emulated" if is_emulated(dtype, device) else dtype
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -52,6 +62,6 @@ def has_bf16(device: torch.device) -> bool:
 def _warn_once() -> None:
     _log.warning(
         "recipe.dtype is bf16, but this CPU has neither AVX512-BF16 nor AMX: bf16 is emulated, "
-        "and a step of BERT takes many times as long as in fp32. Write dtype: fp32, or "
-        "run on a GPU or on a CPU that has them (Xeon from Sapphire Rapids, EPYC from Zen 4)."
+        "and a step takes longer than in fp32. Write dtype: fp32, or run on a GPU or on a CPU "
+        "that has them (Xeon from Sapphire Rapids, EPYC from Zen 4)."
     )

@@ -6,6 +6,7 @@ import gc
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import deepspeed
@@ -24,7 +25,8 @@ from search_spaces.trial import TrialSpec
 from workers.arrays import Either, ParameterArrays, as_tensors
 from workers.batches import Batch
 from workers.classifier import Classifier, draw_head, head_parameters, theta0_values
-from workers.devices import check_dtype
+from workers.devices import check_dtype, is_emulated
+from workers.emulated import WideProducts
 from workers.mask import Mask
 from workers.seeds import stream
 from workers.survivors import SurvivorAdamW
@@ -52,11 +54,15 @@ class Engine:
 
     def __init__(self, request: TrialRequest) -> None:
         device = torch.device(get_accelerator().current_device_name())
-        check_dtype(request.spec.recipe.dtype, device)
+        dtype = request.spec.recipe.dtype
+        check_dtype(dtype, device)
+        self._products: AbstractContextManager[object] = nullcontext()
+        if is_emulated(dtype, device):
+            self._products = WideProducts()  # type: ignore[no-untyped-call]
         self._folder = Path(request.model.folder)
         _check_theta0(self._folder, request.spec.model.theta0_sha256)
         self.classifier = Classifier(self._folder, request.spec.task, request.compute.layout)
-        self.classifier.to(DTYPES[request.spec.recipe.dtype])
+        self.classifier.to(DTYPES[dtype])
         self.optimizer = SurvivorAdamW(
             self.classifier.named_parameters(), request.compute.num_ranks
         )
@@ -146,12 +152,20 @@ class Engine:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return a batch's logits; the batch must be on the device."""
-        logits: torch.Tensor = self._deepspeed(batch)
+        with self._products:
+            logits: torch.Tensor = self._deepspeed(batch)
+        return logits
+
+    def scored(self, batch: Batch) -> torch.Tensor:
+        """Return what ``__call__`` does, for a batch that is not trained on."""
+        with self._products:
+            logits: torch.Tensor = self.classifier(batch)
         return logits
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of a micro-batch's loss to the step."""
-        self._deepspeed.backward(loss)
+        with self._products:
+            self._deepspeed.backward(loss)
         self.optimizer.collect()
 
     def step(self) -> None:

@@ -56,7 +56,7 @@ def evaluate(
             on_batch()
             chosen = mine[begin : begin + size]  # sorted, as the batch will be
             batch = problem.batch(split, chosen, shard.layout, key).to(engine.device)
-            parts.append(problem.rows(engine.classifier(batch), batch, split))
+            parts.append(problem.rows(engine.scored(batch), batch, split))
     gathered = [(mine, np.concatenate(parts) if parts else None)]
     if shard.num_ranks > 1:
         own = gathered[0]

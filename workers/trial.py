@@ -31,6 +31,7 @@ from workers.artifacts import read_artifact, write_artifact
 from workers.carry import Carried, starting_point
 from workers.checkpoint import Checkpoints
 from workers.checkpoint_file import delete_all
+from workers.devices import arithmetic
 from workers.engine import Engine, Engines
 from workers.evaluate import evaluate
 from workers.failures import classify
@@ -270,7 +271,7 @@ def numerics_of(request: TrialRequest, shard: Shard, device: torch.device) -> Nu
     on_gpu = torch.device(device).type == "cuda"
     return NumericsClass(
         device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
-        dtype=request.spec.recipe.dtype,
+        dtype=arithmetic(request.spec.recipe.dtype, device),
         layout=request.compute.layout,
         num_ranks=shard.num_ranks,
         micro_batch_size=shard.micro_batch_size,

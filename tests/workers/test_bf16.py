@@ -50,7 +50,7 @@ def test_bf16_keeps_the_proofs_and_stays_near_fp32(
         assert result.proof == exact.proof
         assert result.proof.num_masked_zero_in_model == K
         assert result.proof.num_masked_zero_in_masters == K
-        assert result.numerics.dtype == "bf16"
+        assert result.numerics.dtype.startswith("bf16")
     assert losses_of(first[0]) != losses_of(exact)
     assert losses_of(first[0]) == pytest.approx(losses_of(exact), abs=NEAR)
     assert losses_of(first[0]) == losses_of(again[0])

@@ -51,7 +51,7 @@ def test_a_cpu_has_bf16_by_its_instructions(
 def test_emulated_bf16_is_said_once_and_trains(
     tmp_path: Path, cpu_without_bf16: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two trials in bf16 on two engines: one warning, and bf16 is what they compute in."""
+    """Two trials in bf16 on two engines: one warning, and numerics that name it."""
     model, task = facts(tmp_path)
     executor = LocalExecutor(Compute())
     regression = facts(tmp_path / "other", metric="pearson", problem="regression", label="score")[1]
@@ -65,9 +65,14 @@ def test_emulated_bf16_is_said_once_and_trains(
         executor.close()
     said = [record.getMessage() for record in caplog.records if record.name == "workers.devices"]
     assert len(said) == 1
-    for words in ("recipe.dtype is bf16", "is emulated", "as long as in fp32", "Write dtype: fp32"):
+    for words in (
+        "recipe.dtype is bf16",
+        "is emulated",
+        "longer than in fp32",
+        "Write dtype: fp32",
+    ):
         assert words in said[0]
-    assert [result.numerics.dtype for result in results] == ["bf16", "bf16"]
+    assert [result.numerics.dtype for result in results] == ["bf16, emulated"] * 2
 
 
 def test_nothing_is_said_of_fp32_or_of_native_bf16(
