@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT, Machine
+from benchmarks.machine import ROOT, Machine, adopt_orphans
 from benchmarks.measure import PLAIN, RANK, Scale, run_fresh, run_module, summary
 from benchmarks.render import page, read_results, section
 
@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.list:
         print("\n".join(f"{name:18}{b.question}" for name, b in BENCHMARKS.items()))
         return
+    adopt_orphans()
     scale: Scale = "smoke" if options.smoke else "quick" if options.quick else "full"
     for name in options.names or BENCHMARKS:
         result = measured(name, scale)

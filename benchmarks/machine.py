@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -11,11 +12,16 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
+
 from cluster.resources import usable_cpus
 
 LIBRARIES = ("torch", "transformers", "deepspeed", "numpy", "pyarrow")
 BUSY_ABOVE_CPUS = 0.1
 ROOT = Path(__file__).parents[1]
+_PR_SET_CHILD_SUBREAPER = 36
+_ORPHANS_S = 10.0  # until all processes of a stopped Ray have ended
+_STAYS = "multiprocessing.resource_tracker"  # a child that lives as long as we do
 
 
 class Machine:
@@ -37,9 +43,31 @@ class Machine:
 
     def others_cpus(self) -> float:
         """Return how many CPUs other processes kept busy on average; finished children are ours."""
+        _wait_for_orphans()
         wall_s = time.perf_counter() - self._since
         others_s = (_busy_s() - self._busy_s) - (_own_s() - self._own_s)
         return max(0.0, others_s / wall_s)
+
+
+def adopt_orphans() -> None:
+    """Let what a child leaves running, as Ray's servers, become a child of this process (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _wait_for_orphans() -> None:
+    """Wait for children that have been adopted: only then is their time counted as ours."""
+    deadline_s = time.monotonic() + _ORPHANS_S
+    while left := [one for one in psutil.Process().children() if not _stays(one)]:
+        if (patience_s := deadline_s - time.monotonic()) <= 0:
+            return
+        psutil.wait_procs(left, patience_s)  # theirs are adopted then
+
+
+def _stays(process: psutil.Process) -> bool:
+    try:
+        return any(_STAYS in argument for argument in process.cmdline())
+    except psutil.Error:  # it has ended
+        return False
 
 
 def _busy_s() -> float:

@@ -18,12 +18,11 @@ from search_spaces.models import ModelFacts
 from search_spaces.resolve import TaskFacts
 from search_spaces.trial import Outputs, PruneOutput, TrainedMask
 from tests.workers.requests import facts, request
-from tests.workers.running import ProcessGang, artifact_ref, results_of
+from tests.workers.running import artifact_ref, results_of
 
 K = 1000
 ROUNDS = [PruneOutput(pruner="global-magnitude", num_removed=k) for k in (K, 2 * K)]
 SEEDS = (1, 2)
-OF_PROCESS = {"seconds", "peak_memory_gib", "started_at", "attempt"}
 Bits = dict[int, list[str]]  # sha256 of each round's mask file, by seed
 
 
@@ -104,27 +103,3 @@ def test_on_one_gang_and_on_two(lineages: Lineages, here: Bits, ray_session: Ses
         assert lineages.bits(executor, *SEEDS) == here
     finally:
         executor.close()
-
-
-@pytest.mark.slow
-def test_a_warm_gang_gives_what_fresh_processes_give(lineages: Lineages) -> None:
-    """Ten mixed trials on one gang equal, each, the same trial alone in a new process."""
-    plain = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
-    settings: list[dict[str, Any]] = [
-        {"seed": 1, "outputs": Outputs(prunes=ROUNDS[:1])},
-        {"seed": 1, "dtype": "bf16", "outputs": Outputs(prunes=ROUNDS[1:])},
-        {"seed": 2, "batch_size": 8, "compute": Compute(micro_batch_size=4)},
-        {"seed": 3, **plain, "train_steps": 20, "lr_horizon_steps": 20, "max_grad_norm": 0.0},
-        {"seed": 1, "learning_rate": 1e-3, "weight_decay": 0.1, "outputs": Outputs(carry=True)},
-    ]
-
-    def result(gang: ProcessGang, chosen: int) -> dict[str, Any]:
-        return gang.run(lineages.request(**settings[chosen]))[0].model_dump(exclude=OF_PROCESS)
-
-    fresh = []
-    for chosen in range(len(settings)):
-        with ProcessGang(1) as gang:
-            fresh.append(result(gang, chosen))
-    with ProcessGang(1) as gang:
-        for chosen in (0, 1, 2, 3, 4, 2, 0, 4, 1, 3):
-            assert result(gang, chosen) == fresh[chosen], f"setting {chosen}"

@@ -41,7 +41,7 @@ TRIALS: tuple[tuple[MaskSource | None, dict[str, Any]], ...] = (
     (RandomMask(num_removed=K, seed=3), {"sampler": "length-bucketed", "train_steps": 12}),
     (None, {"head": "carry", "seed": 3}),
     (RandomMask(num_removed=10, seed=1), {"rng": "continue", "warmup_steps": 0, **DROPOUT}),
-    (None, {}),
+    (None, {"compute": Compute(micro_batch_size=4), **DROPOUT}),
 )
 
 
@@ -65,10 +65,10 @@ def group() -> Any:
     disconnect()
 
 
-def wanted(root: Path, toys: Any, number: int, attempt: str) -> TrialRequest:
+def wanted(root: Path, toys: Any, number: int, attempt: str, **more: Any) -> TrialRequest:
     """Return one of the mixed trials; odd ones are of the second task."""
     mask, changes = TRIALS[number]
-    lengths = {"lr_horizon_steps": 20, "train_steps": 8} | changes
+    lengths = {"lr_horizon_steps": 20, "train_steps": 8} | changes | more
     made = request(
         root,
         *toys[number % 2],
@@ -102,13 +102,16 @@ def test_ten_mixed_trials_on_a_warm_engine_equal_fresh_ones(root: Path, toys: An
 
 @pytest.mark.slow
 def test_ten_mixed_trials_on_a_warm_engine_equal_fresh_processes(root: Path, toys: Any) -> None:
-    """The same against a process for each trial, which has run nothing before."""
+    """The same against a process for each trial, which has run nothing before; one is in bf16."""
+    changes: dict[int, dict[str, Any]] = {6: {"dtype": "bf16"}}
     with ProcessGang(1) as warm:
-        for number in range(len(TRIALS)):
-            with ProcessGang(1) as fresh:
-                alone = fresh.run(wanted(root, toys, number, "alone"))[0]
-            together = warm.run(wanted(root, toys, number, "together"))[0]
-            assert bits(together) == bits(alone), number
+        for first in range(0, len(TRIALS), 2):
+            with ProcessGang(1) as one, ProcessGang(1) as other:  # they import side by side
+                for number, fresh in ((first, one), (first + 1, other)):
+                    more = changes.get(number, {})
+                    alone = fresh.run(wanted(root, toys, number, "alone", **more))[0]
+                    together = warm.run(wanted(root, toys, number, "together", **more))[0]
+                    assert bits(together) == bits(alone), number
 
 
 def test_a_failed_trial_leaves_nothing_behind(root: Path, toys: Any) -> None:
