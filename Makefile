@@ -58,7 +58,7 @@ chaos-kills: $(STAMP)
 chaos-mishaps: $(STAMP)
 	TICKETS_CASES=$(CHAOS_CASES) $(BIN)/python -m pytest -q tests/orchestrator/test_random_sweeps.py
 
-bench: $(STAMP)  ## Measure against named peers, most of an hour; rewrite docs/benchmarks.md
+bench: $(STAMP)  ## Measure against named peers, some 40 minutes; rewrite docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 bench-quick: $(STAMP)  ## Measure fewer cases for a first look; write nothing

@@ -69,7 +69,7 @@ def full_size(quick: bool) -> Size:
     if quick:
         return Size(((BERT_TINY, 25),), num_rounds=3)
     num_steps = {BERT_TINY: 50, MINILM: 10}
-    return Size(tuple((model, num_steps[model]) for model in installed_models()), num_rounds=5)
+    return Size(tuple((model, num_steps[model]) for model in installed_models()), num_rounds=3)
 
 
 def run(smoke: bool, quick: bool = False) -> Report:

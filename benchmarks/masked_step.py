@@ -88,7 +88,7 @@ def full_size(quick: bool) -> Size:
     kinds = (SST2,) if quick else (SST2, MNLI)
     num_steps = {BERT_TINY: 10, MINILM: 1 if quick else 2}
     settings = tuple(Setting(m, k, num_steps[m], d) for m in models for k in kinds for d in dtypes)
-    return Size(settings, num_rounds=1 if quick else 5)
+    return Size(settings, num_rounds=1 if quick else 3)
 
 
 def run(smoke: bool, quick: bool = False) -> Report:

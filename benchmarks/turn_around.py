@@ -55,7 +55,7 @@ SMOKE = Size((BERT_TINY,), num_rounds=1, num_warmups=0, num_examples=64)
 
 def full_size(quick: bool) -> Size:
     """Return the size of a real run."""
-    return Size(installed_models()[-1:] if quick else installed_models(), 2 if quick else 5)
+    return Size(installed_models()[-1:] if quick else installed_models(), 2 if quick else 3)
 
 
 def run(smoke: bool, quick: bool = False) -> Report:
