@@ -86,7 +86,7 @@ def full_size(quick: bool) -> Size:
     models = installed_models()[-1:] if quick else installed_models()
     dtypes = ("fp32", "bf16") if has_bf16(torch.device("cpu")) else ("fp32",)
     kinds = (SST2,) if quick else (SST2, MNLI)
-    num_steps = {BERT_TINY: 10, MINILM: 1 if quick else 2}
+    num_steps = {BERT_TINY: 10, MINILM: 1 if quick else 3}
     settings = tuple(Setting(m, k, num_steps[m], d) for m in models for k in kinds for d in dtypes)
     return Size(settings, num_rounds=1 if quick else 3)
 
