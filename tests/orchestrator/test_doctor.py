@@ -172,6 +172,25 @@ def test_how_soon_a_lost_node_is_noticed_is_judged() -> None:
     assert health_finding(2, {"RAY_health_check_period_ms": "soon"}) == slow
 
 
+def test_an_open_token_file_is_told(tmp_path: Path) -> None:
+    """Also for a local Ray, whose ports listen on all interfaces; a closed or unused one is not."""
+    path = tmp_path / "the token"
+    path.write_text("0" * 64)
+    path.chmod(0o640)
+    environment = {"RAY_AUTH_TOKEN_PATH": str(path)}
+    _, found = look_at_ray(environment, 2.0)
+    assert (found.check, found.level, found.todo) == (
+        "ray token",
+        "warn",
+        f"Run: chmod 600 '{path}'",
+    )
+    assert found.said.endswith("has mode 0640: other users may read or change it.")
+    assert len(look_at_ray(environment | {"RAY_AUTH_TOKEN": "another"}, 2.0)) == 1
+    assert len(look_at_ray(environment | {"RAY_AUTH_MODE": "disabled"}, 2.0)) == 1
+    path.chmod(0o600)
+    assert len(look_at_ray(environment, 2.0)) == 1
+
+
 def test_a_ray_that_does_not_answer_is_said_within_seconds() -> None:
     """Refused, silent, not a Ray, and an address that is none."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
