@@ -21,6 +21,7 @@ from orchestrator import doctor
 from orchestrator.cli import main
 from orchestrator.doctor import look_at_clock, look_at_folder, look_at_packages, look_at_python
 from orchestrator.doctor_services import health_finding, look_at_ray
+from orchestrator.doctor_sweep import look_at_journal
 from orchestrator.findings import Finding, within
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo, Transition
@@ -28,6 +29,7 @@ from orchestrator.lease import lease_path
 from orchestrator.lease_record import LeaseRecord
 from orchestrator.storage import Storage
 from orchestrator.store import Store
+from orchestrator.store_survey import StoreSurvey
 from search_spaces.contracts import TrialState
 from tests.orchestrator.factories import finish, leave_artifacts, make_lineage, make_trial
 
@@ -288,3 +290,22 @@ def test_checkpoints_are_counted_and_those_left_behind_named(examine: Doctor, ro
     assert one.level == "warn"
     assert "2 trials have one (6 bytes); 1 of these (2 bytes) are committed" in one.said
     assert "next 'tickets run' of a sweep with these trials deletes them" in one.todo
+
+
+def test_checkpoints_that_only_people_can_give_up_are_named(tmp_path: Path) -> None:
+    """Of a trial that failed, and of none of the sweep; not of one that runs or is committed."""
+    runs, failed, done, other = (make_trial(seed=seed) for seed in range(4))
+    sweep = SweepInfo(name="toy", sweep_hash="h", spec_yaml="")
+    with Journal.open(tmp_path / "journal.db", sweep, now=1.0) as journal:
+        graph, store = TrialGraph([runs, failed, done]), Store(str(tmp_path / "store"))
+        journal.rebuild(graph, store, now=1.0)
+        journal.record([Transition(runs.key, TrialState.RUNNING, "started")], time.time())
+        journal.record([Transition(failed.key, TrialState.FAILED, "failed")], time.time())
+    sizes = {runs.key: 1, failed.key: 2, done.key: 4, other.key: 8}
+    seen = StoreSurvey(committed={done.key}, checkpoint_bytes=sizes)
+    first, second = of(look_at_journal(tmp_path / "journal.db", seen), "checkpoints")
+    assert first.said == (
+        "1 (2 bytes) of trials that failed, were cancelled or left out: "
+        f"results/{failed.key}/checkpoint"
+    )
+    assert second.said == f"1 (8 bytes) of no trial of this sweep: results/{other.key}/checkpoint"
