@@ -7,7 +7,9 @@ import ipaddress
 import os
 import re
 import secrets
+import shlex
 import socket
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ MODE_VARIABLE = "RAY_AUTH_MODE"
 TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
 PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 _DEFAULT = "~/.ray/auth_token"
+_OTHERS = stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
 _HOST = re.compile(r"[\w.:%-]+")  # also of other alphabets, and IPv6
 _TOKEN = re.compile(r"[!-~]+")
 NEXT_STEP = (
@@ -42,10 +45,35 @@ def find_token(environment: Mapping[str, str]) -> str | None:
         return None
     if token := environment.get(TOKEN_VARIABLE, "").strip():
         return _checked(token, TOKEN_VARIABLE)
+    path = token_file(environment)
+    return _read(path) if path else None
+
+
+def token_file(environment: Mapping[str, str]) -> Path | None:
+    """Return the file that `find_token` reads; None where it reads none."""
+    is_off = environment.get(MODE_VARIABLE, "").lower() == "disabled"
+    if is_off or environment.get(TOKEN_VARIABLE, "").strip():
+        return None
     if named := environment.get(PATH_VARIABLE):
-        return _read(Path(os.path.expanduser(named)))
+        return Path(os.path.expanduser(named))
     default = Path(os.path.expanduser(_DEFAULT))
-    return _read(default) if os.path.lexists(default) else None
+    return default if os.path.lexists(default) else None
+
+
+def open_to_others(environment: Mapping[str, str]) -> tuple[str, str]:
+    """Return that other users may read or change the token's file, and what to do about it.
+
+    Two empty texts where they may not, or where there is no file.
+    """
+    path = token_file(environment)
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode) if path else 0
+    except OSError:
+        mode = 0  # who reads it says so
+    if not mode & _OTHERS:
+        return "", ""
+    said = f"the token file {path} has mode {mode:04o}: other users may read or change it."
+    return said, f"Run: chmod 600 {shlex.quote(str(path))}"
 
 
 def _read(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -125,9 +126,7 @@ def run(
     from orchestrator.running import run_on_ray
     from orchestrator.tracking_listener import TrackingListener
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
+    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
     lag, trials = lag_path(context.journal_path), context.trials
     tracking = TrackingListener(tracker, spec, store, say, lag_path=lag, trials=trials)
     try:
@@ -265,17 +264,18 @@ def _show_end(
     console: Console, context: SweepContext, store: Store, sweep: Path
 ) -> tuple[Path, ...]:
     """Show verdicts and places, write the report; return its files where they are new."""
-    from orchestrator.finishing import ended, report_anew
+    from orchestrator.finishing import gathered, report_anew
 
-    results, failed = mended(context, store, lambda: ended(context, store))
+    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    results, failed = gathered(context, store, say)
     if not results:
         return ()
     rows = show_verdicts(console, context, results, failed)
     files: tuple[Path, ...] = ()
     try:
-        files = report_anew(context, results, failed, report_folder(context.spec))
+        files = report_anew(context, results, failed, report_folder(context.spec), say)
     except UserError as error:
-        console.print(f"No report: {error}", markup=False, highlight=False)
+        say(f"No report: {error}")
     show_places(console, context, sweep, rows)
     return files
 

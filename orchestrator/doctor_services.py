@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster.health import SOON_S, health_environment, notice_s
+from cluster.tokens import TOKEN_VARIABLE, open_to_others, token_file
 from orchestrator.findings import Finding, within
 from search_spaces.errors import UserError
 from search_spaces.places import masked
@@ -19,7 +20,6 @@ from search_spaces.sweep import SweepSpec
 
 _SQLITE = "sqlite:///"
 _HEALTH_TODO = " ".join(f"{name}={value}" for name, value in health_environment().items()) + "."
-_TOKEN_FILE = "~/.ray/auth_token"  # where Ray 2.60 looks when no variable names another
 
 _ASK_HEALTH = """
 import json, logging, os, sys, ray
@@ -67,7 +67,7 @@ def look_at_ray(environment: Mapping[str, str], patience_s: float) -> list[Findi
     address = environment.get("RAY_ADDRESS", "")
     if address in ("", "local", "auto"):
         said = "RAY_ADDRESS names no cluster: a local Ray is started with each run."
-        return [Finding("ray", "ok", said)]
+        return [Finding("ray", "ok", said), *_open_token(environment)]
     try:
         parts = urlsplit(f"//{address}")
         host, port = parts.hostname, parts.port
@@ -158,13 +158,20 @@ def health_finding(num_nodes: int, settings: Mapping[str, str]) -> Finding:
 
 
 def _token_finding(host: str, environment: Mapping[str, str]) -> Finding:
-    given = environment.get("RAY_AUTH_TOKEN_PATH", _TOKEN_FILE)
-    if environment.get("RAY_AUTH_TOKEN") or Path(given).expanduser().exists():
+    if found := _open_token(environment):
+        return found[0]
+    path = token_file(environment)
+    if environment.get(TOKEN_VARIABLE) or (path and path.exists()):
         return Finding("ray token", "ok", "there is one.")
     if _is_loopback(host):
         return Finding("ray token", "ok", "none; the cluster is on this machine.")
     todo = "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as on the cluster's nodes."
     return Finding("ray token", "warn", "none, and the cluster is on another machine.", todo)
+
+
+def _open_token(environment: Mapping[str, str]) -> list[Finding]:
+    said, todo = open_to_others(environment)
+    return [Finding("ray token", "warn", said, todo)] if said else []
 
 
 def _is_loopback(host: str) -> bool:

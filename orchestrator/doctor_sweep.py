@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from orchestrator.driver_life import driver_life
@@ -97,7 +97,7 @@ def look_at_journal(path: Path, seen: StoreSurvey) -> list[Finding]:
         said = f"trials are RUNNING, but the last heartbeat is {life.heartbeat_age_s:,.0f} s old."
         todo = "If its process is gone, 'tickets run' goes on where it stopped."
         found.append(Finding("journal", "warn", said, todo))
-    return found
+    return [*found, *_resting_checkpoints(seen, {row.key: row.state for row in rows})]
 
 
 def keys_of(path: Path) -> set[str]:
@@ -125,6 +125,32 @@ def _checkpoint_findings(seen: StoreSurvey) -> list[Finding]:
     said += f"; {len(orphans)} of these ({size:,} bytes) are committed and need none."
     todo = "The next 'tickets run' of a sweep with these trials deletes them."
     return [Finding("checkpoints", "warn", said, todo)]
+
+
+def _resting_checkpoints(seen: StoreSurvey, states: Mapping[str, TrialState]) -> list[Finding]:
+    """Name checkpoints that only people can give up: nobody else knows who goes on from them."""
+    left = seen.checkpoint_bytes.keys() - seen.committed
+    ended = {key for key in left & states.keys() if states[key].is_finished}
+    todo = "The next 'tickets run' of it goes on from there; to give that up, delete the folders."
+    kinds = [
+        (ended, "trials that failed, were cancelled or left out", todo),
+        (
+            left - states.keys(),
+            "no trial of this sweep",
+            "If no other sweep on this store has them, delete the folders.",
+        ),
+    ]
+    return [
+        Finding(
+            "checkpoints",
+            "ok",
+            f"{len(keys)} ({sum(seen.checkpoint_bytes[key] for key in keys):,} bytes) of {whose}: "
+            f"{_some(f'results/{key}/checkpoint' for key in keys)}",
+            todo,
+        )
+        for keys, whose, todo in kinds
+        if keys
+    ]
 
 
 def _lease_finding(data: bytes) -> Finding:

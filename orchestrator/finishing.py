@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,11 +14,13 @@ from orchestrator.journal import Journal
 from orchestrator.journal_reader import open_reader
 from orchestrator.judging import judge_sweep
 from orchestrator.listeners import SilentListener
+from orchestrator.mending import mended
 from orchestrator.mirror_lag import MirrorLag, lag_path, write_lag
 from orchestrator.registering import register_winners
 from orchestrator.requests import request_maker
 from orchestrator.retries import DEFAULT_BUDGETS
 from orchestrator.store import Store
+from orchestrator.store_patience import at_the_end
 from orchestrator.sweep_context import SweepContext
 from orchestrator.tracking import MlflowTracker, experiment_of
 from orchestrator.transfer_judging import judge_transfers
@@ -57,6 +59,21 @@ def ended(context: SweepContext, store: Store) -> tuple[dict[str, TrialResult], 
         over = {TrialState.FAILED, TrialState.BLOCKED}
         failed = {row.key: row.message for row in reader.trials() if row.state in over}
     return results, {key: why for key, why in failed.items() if key not in results}
+
+
+def gathered(
+    context: SweepContext, store: Store, say: Callable[[str], None]
+) -> tuple[dict[str, TrialResult], dict[str, str]]:
+    """Return what `ended` does when a run ends: it mends the journal and waits for the store.
+
+    Raises:
+        StoreLostError: The store has not answered for ``retries.store_s``.
+    """
+
+    def look() -> tuple[dict[str, TrialResult], dict[str, str]]:
+        return mended(context, store, lambda: ended(context, store))
+
+    return at_the_end(look, say, context.spec.retries.store_s)
 
 
 class _NoSlots:
@@ -152,11 +169,19 @@ def report_anew(
     results: Mapping[str, TrialResult],
     failed: Mapping[str, str],
     folder: Path,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, ...]:
     """Write the report unless the folder holds exactly this one; return its files if it did.
 
+    Args:
+        context: The sweep.
+        results: Committed results by trial key.
+        failed: Why trials failed for good, by key.
+        folder: Where to write.
+        say: Told that a store that does not answer is waited for.
+
     Raises:
-        UserError: The folder cannot be written.
+        UserError: The folder cannot be written, or the store is lost.
     """
     attempts = sorted((key, result.attempt) for key, result in results.items())
     digest = content_key([show(context.spec), attempts, sorted(failed.items())])
@@ -166,7 +191,9 @@ def report_anew(
     from orchestrator.source_masks import source_overlaps  # loads torch
 
     spec, trials = context.spec, context.trials
-    overlaps = source_overlaps(spec, trials, Store(spec.store))
+    overlaps = at_the_end(
+        lambda: source_overlaps(spec, trials, Store(spec.store)), say, spec.retries.store_s
+    )
     files = write_report(spec, trials, results, failed, folder, overlaps)
     (folder / _MADE_OF).write_text(json.dumps({"digest": digest}))
     return files

@@ -8,11 +8,21 @@ for: see `search_spaces.outages`.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from search_spaces.contracts import Clock
 from search_spaces.errors import StoreAwayError, StoreLostError
 from search_spaces.outages import LIMIT_S, Pauses
+
+_LOOK_EVERY_S = 0.5
+_IN_BETWEEN = (
+    "The sweep goes on: what runs goes on, and results are kept and committed once the store "
+    "answers."
+)
+_AT_THE_END = "All trials have ended; what is left of the run follows once the store answers."
+T = TypeVar("T")
 
 
 class StorePatience:
@@ -25,13 +35,20 @@ class StorePatience:
         clock: Seconds since the epoch.
         say: Tells people one sentence.
         limit_s: How long it is waited for.
+        meanwhile: What people are told of the sweep.
 
     Attributes:
         away_since: When it failed first; None while it answers.
     """
 
-    def __init__(self, clock: Clock, say: Callable[[str], None], limit_s: float = LIMIT_S) -> None:
-        self._clock, self._say, self._limit_s = clock, say, limit_s
+    def __init__(
+        self,
+        clock: Clock,
+        say: Callable[[str], None],
+        limit_s: float = LIMIT_S,
+        meanwhile: str = _IN_BETWEEN,
+    ) -> None:
+        self._clock, self._say, self._limit_s, self._meanwhile = clock, say, limit_s, meanwhile
         self._pauses, self._try_at = Pauses(), -math.inf
         self.away_since: float | None = None
         self.is_asking = True
@@ -83,10 +100,7 @@ class StorePatience:
         if self.away_since is None:
             self.away_since = self._clock()
             if self._limit_s > 0:
-                self._say(
-                    f"{error} The sweep goes on: what runs goes on, and results are kept and "
-                    f"committed once the store answers. It is waited for {self._limit_s:g} s."
-                )
+                self._say(f"{error} {self._meanwhile} It is waited for {self._limit_s:g} s.")
         if self._away_s() >= self._limit_s:
             raise StoreLostError(
                 f"{error} It has not answered for {self._away_s():.0f} s (retries.store_s). What "
@@ -97,3 +111,33 @@ class StorePatience:
 
     def _away_s(self) -> float:
         return 0.0 if self.away_since is None else self._clock() - self.away_since
+
+
+def at_the_end(
+    action: Callable[[], T],
+    say: Callable[[str], None],
+    limit_s: float,
+    clock: Clock = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Return what an action finds in the store of a sweep whose trials have ended.
+
+    Args:
+        action: May be done again from its beginning.
+        say: Told that the store is waited for.
+        limit_s: How long it is.
+        clock: Seconds since any moment.
+        sleep: Waits for some seconds.
+
+    Raises:
+        StoreLostError: The store has not answered for too long.
+    """
+    patience = StorePatience(clock, say, limit_s, _AT_THE_END)
+    found: list[T] = []
+    while True:
+        patience.begin_round()
+        patience.ask(lambda: found.append(action()))
+        patience.end_round()
+        if found:
+            return found[0]
+        sleep(_LOOK_EVERY_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -71,8 +72,11 @@ def submit(
     """
     if as_json and (follow or supervise):
         raise UserError("tickets submit: --json tells the job's id; leave out --follow.")
+    from cluster.tokens import open_to_others
     from orchestrator.submitting import prepare
 
+    if said := " ".join(filter(None, open_to_others(os.environ))):
+        _note(f"WARNING: {said}")
     jobs = _jobs(address, insecure)
     sent = prepare(sweep, jobs, python, shared_store, (_note if as_json else typer.echo))
     if supervise:

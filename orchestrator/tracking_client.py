@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.canonical import content_key
 from search_spaces.errors import UserError
-from search_spaces.places import masked
+from search_spaces.places import at_home, masked
 
 ANSWER_TIMEOUT_S = 10.0
 _PAGE = 1000
@@ -50,6 +50,7 @@ def open_client(uri: str, timeout_s: float = ANSWER_TIMEOUT_S) -> MlflowClient:
     Raises:
         UserError: The URI is a folder, is not understood, or does not answer in time.
     """
+    uri = at_home(uri)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     if "://" not in uri or uri.startswith("file:"):
@@ -72,6 +73,7 @@ def open_existing(uri: str) -> MlflowClient:
     Raises:
         UserError: As for `open_client`, or the database does not exist.
     """
+    uri = at_home(uri)
     if uri.startswith("sqlite:///") and not _sqlite_file(uri).exists():
         raise UserError(
             f"tracking.uri: there is no database {_sqlite_file(uri)}. "

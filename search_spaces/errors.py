@@ -36,7 +36,7 @@ class UserError(Exception):
 
 
 class LostError(UserError):
-    """Cluster or store were away for longer than a run waits; the same command goes on later.
+    """Cluster or store are away, for longer than a run waits; the same command goes on later.
 
     Its exit code is ``EX_TEMPFAIL`` of sysexits.h: whoever supervises the command may repeat it.
     """
@@ -52,7 +52,7 @@ class StoreLostError(LostError):
     """The store has not answered for as long as a run waits for it."""
 
 
-class StoreAwayError(UserError):
+class StoreAwayError(LostError):
     """The store does not answer, but may again in a moment; nothing has been done to it."""
 
 

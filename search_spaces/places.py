@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 CACHE_VARIABLE = "TICKETS_CACHE"
+_SQLITE = "sqlite:///"  # what follows is the path of a file
 _SECRETS = (
     "password|passwd|passphrase|pwd|token|secret|secret_key|access_key|account_key|api_?key|"
     "signature|sig|credential"
@@ -19,6 +20,16 @@ def cache_folder() -> Path:
         return Path(os.path.expanduser(given))
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.path.expanduser(base)) / "bert-tickets"
+
+
+def at_home(place: str) -> str:
+    """Return a path, or the URI of an SQLite file, with a leading ``~`` replaced.
+
+    Other URIs, relative and absolute paths stay as they are.
+    """
+    scheme = _SQLITE if place.startswith(_SQLITE) else ""
+    path = place.removeprefix(scheme)
+    return place if "://" in path else scheme + os.path.expanduser(path)
 
 
 def absolute(path: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from search_spaces.canonical import Frozen
+from search_spaces.places import at_home
 
 RuleName = Literal["noninferior", "subnetwork_std", "full_std", "overlap", "strict"]
+Place = Annotated[str, AfterValidator(at_home)]  # where a sweep keeps things
 
 
 class VerdictSpec(Frozen):
@@ -142,7 +144,7 @@ class RetriesSpec(Frozen):
 class TrackingSpec(Frozen):
     """Where results live for people."""
 
-    uri: str = Field(default="sqlite:///mlflow.db", description="MLflow tracking URI.")
+    uri: Place = Field(default="sqlite:///mlflow.db", description="MLflow tracking URI.")
     experiment: str | None = Field(default=None, description="Default: the sweep's name.")
 
 

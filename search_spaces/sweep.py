@@ -17,6 +17,7 @@ from search_spaces.prunable import PoolerPolicy
 from search_spaces.recipe_specs import RecipeSpec, SearchRecipeSpec, merge_recipes
 from search_spaces.resuming import CheckpointsSpec
 from search_spaces.run_specs import (
+    Place,
     ResourcesSpec,
     RetriesSpec,
     TrackingSpec,
@@ -78,9 +79,9 @@ class SweepSpec(Frozen):
     resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)
     retries: RetriesSpec = RetriesSpec()
     checkpoints: CheckpointsSpec = CheckpointsSpec()
-    store: str = Field(default="runs", min_length=1, description="Folder or URI of results.")
+    store: Place = Field(default="runs", min_length=1, description="Folder or URI of results.")
     tracking: TrackingSpec = TrackingSpec()
-    cache: str | None = Field(default=None, description="Node-local folder; default: the user's.")
+    cache: Place | None = Field(default=None, description="Node-local folder; default: the user's.")
 
     @model_validator(mode="before")
     @classmethod

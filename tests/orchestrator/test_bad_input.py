@@ -317,9 +317,11 @@ def test_an_unknown_key_says_where_keys_are_listed(tickets: Tickets) -> None:
     assert "trials" in said and "tickets plan" in said
 
 
-def test_reading_makes_no_database(tickets: Tickets) -> None:
+def test_reading_makes_no_database(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
     """A question to a database that is not there is told so, and leaves nothing behind."""
+    monkeypatch.setenv("HOME", str(tickets.root))
     place = tickets.root / "other.db"
+    assert f"no database {place}" in tickets.refused("best", "--uri", "sqlite:///~/other.db")
     for command in (("best",), ("registry",), ("card", "models:/tickets-a-b@s50")):
         said = tickets.refused(*command, "--uri", f"sqlite:///{place}")
         assert f"no database {place}" in said and "Run a sweep" in said, command

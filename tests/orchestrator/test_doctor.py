@@ -21,6 +21,7 @@ from orchestrator import doctor
 from orchestrator.cli import main
 from orchestrator.doctor import look_at_clock, look_at_folder, look_at_packages, look_at_python
 from orchestrator.doctor_services import health_finding, look_at_ray
+from orchestrator.doctor_sweep import look_at_journal
 from orchestrator.findings import Finding, within
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, SweepInfo, Transition
@@ -28,6 +29,7 @@ from orchestrator.lease import lease_path
 from orchestrator.lease_record import LeaseRecord
 from orchestrator.storage import Storage
 from orchestrator.store import Store
+from orchestrator.store_survey import StoreSurvey
 from search_spaces.contracts import TrialState
 from tests.orchestrator.factories import finish, leave_artifacts, make_lineage, make_trial
 
@@ -172,6 +174,25 @@ def test_how_soon_a_lost_node_is_noticed_is_judged() -> None:
     assert health_finding(2, {"RAY_health_check_period_ms": "soon"}) == slow
 
 
+def test_an_open_token_file_is_told(tmp_path: Path) -> None:
+    """Also for a local Ray, whose ports listen on all interfaces; a closed or unused one is not."""
+    path = tmp_path / "the token"
+    path.write_text("0" * 64)
+    path.chmod(0o640)
+    environment = {"RAY_AUTH_TOKEN_PATH": str(path)}
+    _, found = look_at_ray(environment, 2.0)
+    assert (found.check, found.level, found.todo) == (
+        "ray token",
+        "warn",
+        f"Run: chmod 600 '{path}'",
+    )
+    assert found.said.endswith("has mode 0640: other users may read or change it.")
+    assert len(look_at_ray(environment | {"RAY_AUTH_TOKEN": "another"}, 2.0)) == 1
+    assert len(look_at_ray(environment | {"RAY_AUTH_MODE": "disabled"}, 2.0)) == 1
+    path.chmod(0o600)
+    assert len(look_at_ray(environment, 2.0)) == 1
+
+
 def test_a_ray_that_does_not_answer_is_said_within_seconds() -> None:
     """Refused, silent, not a Ray, and an address that is none."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -269,3 +290,22 @@ def test_checkpoints_are_counted_and_those_left_behind_named(examine: Doctor, ro
     assert one.level == "warn"
     assert "2 trials have one (6 bytes); 1 of these (2 bytes) are committed" in one.said
     assert "next 'tickets run' of a sweep with these trials deletes them" in one.todo
+
+
+def test_checkpoints_that_only_people_can_give_up_are_named(tmp_path: Path) -> None:
+    """Of a trial that failed, and of none of the sweep; not of one that runs or is committed."""
+    runs, failed, done, other = (make_trial(seed=seed) for seed in range(4))
+    sweep = SweepInfo(name="toy", sweep_hash="h", spec_yaml="")
+    with Journal.open(tmp_path / "journal.db", sweep, now=1.0) as journal:
+        graph, store = TrialGraph([runs, failed, done]), Store(str(tmp_path / "store"))
+        journal.rebuild(graph, store, now=1.0)
+        journal.record([Transition(runs.key, TrialState.RUNNING, "started")], time.time())
+        journal.record([Transition(failed.key, TrialState.FAILED, "failed")], time.time())
+    sizes = {runs.key: 1, failed.key: 2, done.key: 4, other.key: 8}
+    seen = StoreSurvey(committed={done.key}, checkpoint_bytes=sizes)
+    first, second = of(look_at_journal(tmp_path / "journal.db", seen), "checkpoints")
+    assert first.said == (
+        "1 (2 bytes) of trials that failed, were cancelled or left out: "
+        f"results/{failed.key}/checkpoint"
+    )
+    assert second.said == f"1 (8 bytes) of no trial of this sweep: results/{other.key}/checkpoint"

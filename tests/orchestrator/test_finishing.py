@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator.finishing import settle
+from orchestrator import store_patience
+from orchestrator.finishing import gathered, settle
 from orchestrator.graph import TrialGraph
 from orchestrator.inbox import Command, Inbox
 from orchestrator.journal import Journal, Transition
@@ -14,8 +16,11 @@ from orchestrator.journal_reader import open_reader
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from search_spaces.contracts import TrialState
+from search_spaces.errors import StoreLostError
 from tests.orchestrator.factories import finish, make_lineage
+from tests.orchestrator.simulated import FakeClock
 from tests.orchestrator.test_judging import make_sweep
+from tests.orchestrator.weather import Weather, break_storage
 
 TRIALS = make_lineage(num_rounds=3)
 
@@ -78,3 +83,19 @@ def test_a_journal_that_another_process_writes_is_left_to_it(context: SweepConte
         num = num_events(context)
         settle(context, store)
         assert num_events(context) == num
+
+
+def test_results_are_gathered_with_patience(
+    context: SweepContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose trials have ended waits for the store as long as in the middle."""
+    monkeypatch.setattr(store_patience, "_LOOK_EVERY_S", 0.02)
+    retries = context.spec.retries.model_copy(update={"store_s": 0.01})
+    impatient = replace(context, spec=context.spec.model_copy(update={"retries": retries}))
+    store, said = Store(context.spec.store), list[str]()
+    with monkeypatch.context() as patch:
+        break_storage(patch, Weather(FakeClock(), lambda now: True))
+        with pytest.raises(StoreLostError, match=r"has not answered for .*retries\.store_s"):
+            gathered(impatient, store, said.append)
+    assert len(said) == 1 and "All trials have ended" in said[0]
+    assert gathered(impatient, store, said.append) == ({}, {})

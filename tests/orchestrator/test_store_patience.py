@@ -21,7 +21,7 @@ from orchestrator.journal import Journal
 from orchestrator.policies import Skip
 from orchestrator.retries import RetryRules
 from orchestrator.store import Store
-from orchestrator.store_patience import StorePatience
+from orchestrator.store_patience import StorePatience, at_the_end
 from orchestrator.watch import Watcher
 from search_spaces.contracts import TrialState
 from search_spaces.errors import StoreAwayError, StoreLostError, UserError
@@ -110,6 +110,47 @@ def test_a_lost_store_has_an_exit_code_of_its_own(
         cli.main()
     assert ended.value.code == 75
     assert capsys.readouterr().err == "It has not answered for 600 s.\n"
+
+
+def test_a_command_that_begins_without_its_store_ends_at_once(
+    tmp_path: Path,
+    weather: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In one sentence, and so that it is repeated by whoever supervises it."""
+    store = Store(str(tmp_path / "store"))
+    weather(FakeClock(), lambda now: True)
+    monkeypatch.setattr(cli, "app", lambda **_: store.check_writable())
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 75
+    assert capsys.readouterr().err.startswith(f"The store {store.uri} cannot be written: ")
+
+
+def test_the_end_of_a_run_waits_too(tmp_path: Path, weather: Any) -> None:
+    """Verdicts and report need the store after the last trial has ended."""
+    clock, said, trial = FakeClock(), [], make_trial()
+    store = Store(str(tmp_path / "store"))
+    bad = weather(clock, lambda now: now < 1050)
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    def look() -> str:
+        return str(store.read(trial.key))
+
+    assert at_the_end(look, said.append, 600, clock, sleep) == "None"
+    assert 1050 <= clock.now < 1090 and bad.num_refused < 10
+    first, last = said
+    assert first.endswith(
+        "All trials have ended; what is left of the run follows once the store answers. It is "
+        "waited for 600 s."
+    )
+    assert last.startswith("The store answers again after ")
+    bad.away = lambda now: True
+    with pytest.raises(StoreLostError, match="has not answered for 20 s"):
+        at_the_end(look, said.append, 20, clock, sleep)
 
 
 def test_no_patience_is_none(tmp_path: Path, weather: Any) -> None:

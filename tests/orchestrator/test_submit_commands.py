@@ -48,6 +48,23 @@ def test_insecure_is_loud(
     assert "no Ray dashboard answers" in said
 
 
+def test_open_token_file_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who submits with a token that others may read learns how to close its file."""
+    path = tmp_path / ".ray" / "auth_token"
+    path.parent.mkdir()
+    path.write_text("0" * 64)
+    arguments = ("submit", "absent.yaml", "--address", "http://127.0.0.1:1")
+    path.chmod(0o644)
+    assert _refused(monkeypatch, capsys, *arguments).startswith(
+        f"WARNING: the token file {path} has mode 0644: other users may read or change it. "
+        f"Run: chmod 600 {path}\n"
+    )
+    path.chmod(0o600)
+    assert "WARNING" not in _refused(monkeypatch, capsys, *arguments)
+
+
 def test_json_is_not_for_followers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
