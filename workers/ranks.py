@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -47,7 +50,8 @@ def connect(env: RankEnv) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if env.device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
+    with _hidden("mlflow"):  # DeepSpeed's autotuning loads it: a second and 75 MB for each rank
+        import deepspeed
     import torch.distributed
 
     if torch.distributed.is_initialized():
@@ -59,6 +63,19 @@ def connect(env: RankEnv) -> None:
         timeout=timedelta(seconds=CONNECT_TIMEOUT_S),
         verbose=False,
     )
+
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Let a module that is not loaded yet be as if it were not installed."""
+    is_new = module not in sys.modules
+    if is_new:
+        sys.modules[module] = None  # type: ignore[assignment]  # what `import` refuses
+    try:
+        yield
+    finally:
+        if is_new:
+            del sys.modules[module]
 
 
 def forbid_compilation() -> None:
