@@ -153,23 +153,23 @@ def make_plan(
     compute_for = compute_for or any_compute
     with without_collecting():
         graph = TrialGraph(trials)
+        gangs = {key: compute_for(graph[key]) for key in graph}
     stored = set(store.trial_keys())
     records = {key: record for key in graph if key in stored and (record := store.record(key))}
     lacking = {key: store.missing(record, graph[key].outputs) for key, record in records.items()}
     done = {key for key, names in lacking.items() if not names}
-    speeds = _speeds(graph, store, records, done, compute_for)
+    speeds = _speeds(graph, store, records, done, gangs)
     left_out = skipped or {}
     rows = (
         _reuse_row(graph[key], records[key])
         if key in done
         else _skip_row(graph[key], left_out[key])
         if key in left_out
-        else _run_row(key, graph, done, lacking.get(key), compute_for(graph[key]), speeds)
+        else _run_row(key, graph, done, lacking.get(key), gangs[key], speeds)
         for key in graph
     )
     with without_collecting():
-        gangs = dict.fromkeys(compute_for(graph[key]) for key in graph)
-        return Plan(tuple(rows), tuple(gangs), graph)
+        return Plan(tuple(rows), tuple(dict.fromkeys(gangs.values())), graph)
 
 
 def _speeds(
@@ -177,12 +177,11 @@ def _speeds(
     store: Store,
     records: Mapping[str, CommittedTrial],
     done: set[str],
-    compute_for: ComputeFor,
+    gangs: Mapping[str, Compute],
 ) -> dict[SpeedClass, Speed]:
     """Measure in the sweep's own results, and in other sweeps' where those do not suffice."""
     speeds = measure((record.spec, record.result) for record in records.values())
-    open_trials = (graph[key] for key in graph if key not in done)
-    needed = {speed_class(trial.spec, compute_for(trial)) for trial in open_trials}
+    needed = {speed_class(graph[key].spec, gangs[key]) for key in graph if key not in done}
     if needed <= set(speeds):
         return speeds
     others = measure((record.spec, record.result) for record in _others(store, graph))

@@ -21,6 +21,8 @@ _REQUIRED = object()  # stands for "has no default"
 _PLAIN = (str, int, float, bool, type(None))
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 _KEYS: dict[int, tuple[weakref.ref[Frozen], str]] = {}  # by the object's place in memory
+_PARTS: dict[int, tuple[Frozen, str]] = {}  # the same; it holds them, so no place is reused
+_MAX_PARTS = 1000
 
 
 class Frozen(BaseModel):
@@ -70,8 +72,35 @@ def _defaults(model: type[Frozen]) -> tuple[tuple[str, Any], ...]:
 
 
 def canonical_json(value: Any) -> str:
-    """Return the canonical form as JSON without white space."""
-    return _ENCODER.encode(canonical_form(value))
+    """Return the canonical form as JSON without white space.
+
+    The form of a ``Frozen`` object is written field by field, because its parts recur: all trials
+    of a task share one model, task and recipe, and writing these was most of the time of a key.
+    """
+    if not isinstance(value, Frozen):
+        return _ENCODER.encode(canonical_form(value))
+    texts = {"type": _ENCODER.encode(type(value).__name__)}
+    for name, default in _defaults(type(value)):
+        item = getattr(value, name)
+        if default is _REQUIRED or item != default:
+            # JSON's own encoder would take longer to set up than to write a seed.
+            is_int = type(item) is int
+            texts[name] = str(item) if is_int else _part_json(item)
+    return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+
+
+def _part_json(part: Any) -> str:
+    """Return a field as JSON; of the latest ``Frozen`` objects it is remembered."""
+    if not isinstance(part, Frozen):
+        return _ENCODER.encode(canonical_form(part))
+    known = _PARTS.get(id(part))
+    if known is not None:
+        return known[1]
+    text = _ENCODER.encode(canonical_form(part))
+    if len(_PARTS) >= _MAX_PARTS:
+        _PARTS.clear()
+    _PARTS[id(part)] = part, text
+    return text
 
 
 def content_key(value: Any) -> str:

@@ -6,12 +6,20 @@ raise TRAINING_CODE_VERSION and say so in the changelog.
 
 import copy
 import hashlib
+import json
 import pickle
 from typing import Literal
 
 from pydantic import Field
 
-from search_spaces.canonical import _KEYS, Frozen, canonical_json, content_key, short
+from search_spaces.canonical import (
+    _KEYS,
+    Frozen,
+    canonical_form,
+    canonical_json,
+    content_key,
+    short,
+)
 from search_spaces.expand import expand
 from search_spaces.prunable import prunable_set
 from search_spaces.recipes import Recipe
@@ -157,3 +165,14 @@ def test_a_pickled_trial_has_the_same_key() -> None:
     """In another process too: the key is of the content, and not of the place in memory."""
     assert pickle.loads(pickle.dumps(BASE)).key == BASE.key
     assert copy.deepcopy(BASE).key == BASE.key
+
+
+def test_a_key_is_the_hash_of_the_whole_form() -> None:
+    """However many parts are remembered: changed ones, shared ones and new ones at old places."""
+    for steps in range(1, 600):
+        recipe = BASE.recipe.model_copy(update={"train_steps": steps})
+        for mask in (None, TrainedMask(parent="b" * 64, num_removed=steps)):
+            spec = BASE.model_copy(update={"recipe": recipe, "mask": mask})
+            form = json.dumps(canonical_form(spec), sort_keys=True, separators=(",", ":"))
+            assert canonical_json(spec) == form
+        del recipe, mask, spec
