@@ -1,0 +1,25 @@
+"""Fixtures that several modules share: data of sweeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+# Imported in the fixtures: who runs one light test need not wait for torch.
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and a task."""
+    from tests.orchestrator.sweeps import write_data
+
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cached lies in the test's folder."""
+    monkeypatch.setenv("TICKETS_CACHE", str(tmp_path / "cache"))
