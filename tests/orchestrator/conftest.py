@@ -1,12 +1,15 @@
-"""Fixtures that several modules share: data of sweeps."""
+"""Fixtures that several modules share: data of sweeps, the command."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 # Imported in the fixtures: who runs one light test need not wait for torch.
+if TYPE_CHECKING:
+    from tests.orchestrator.bad_sweeps import Tickets
 
 
 @pytest.fixture(scope="module")
@@ -23,3 +26,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is cached lies in the test's folder."""
     monkeypatch.setenv("TICKETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def tickets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Tickets:
+    """The command, in the test's folder."""
+    from tests.orchestrator.bad_sweeps import Tickets
+
+    monkeypatch.chdir(tmp_path)
+    return Tickets(tmp_path, capsys)
