@@ -7,13 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import (
-    engine_overhead,
-    lineage,
-    masked_step,
-    masked_update,
-    turn_around,
-)
+from benchmarks import engine_overhead, lineage, masked_step, masked_update, turn_around
 from benchmarks.measure import OURS, Sample
 from benchmarks.sentences import SST2
 from benchmarks.workload import BERT_TINY, single_rank, workload

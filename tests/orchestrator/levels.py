@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
-from orchestrator.verdicts import (
-    LevelScores,
-)
+from orchestrator.verdicts import LevelScores
 
 
 def seeded(scores: Sequence[float | Decimal | None]) -> dict[int, float | Decimal | None]:

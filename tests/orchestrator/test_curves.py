@@ -4,14 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from orchestrator.verdicts import (
-    DEFAULT_RULE,
-    RULES,
-    LevelScores,
-    beats,
-    judge_curve,
-    judge_level,
-)
+from orchestrator.verdicts import DEFAULT_RULE, RULES, LevelScores, beats, judge_curve, judge_level
 from tests.orchestrator.levels import bad, good, level, seeded
 
 

@@ -7,13 +7,7 @@ from decimal import Decimal
 import pytest
 
 from orchestrator.statistics import t_interval
-from orchestrator.transfer import (
-    DarkCount,
-    TransferScores,
-    count_dark,
-    is_dark,
-    judge_transfer,
-)
+from orchestrator.transfer import DarkCount, TransferScores, count_dark, is_dark, judge_transfer
 from tests.orchestrator.transfer_tables import FIGURE2, Scored, cell_of, published, seeded, table
 
 

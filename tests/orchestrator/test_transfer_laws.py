@@ -11,12 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.transfer import (
-    TransferScores,
-    is_dark,
-    is_futile,
-    judge_transfer,
-)
+from orchestrator.transfer import TransferScores, is_dark, is_futile, judge_transfer
 from tests.orchestrator.transfer_tables import CENTS, LAW, NAMES, Scored, published, seeded, tables
 
 

@@ -10,13 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.verdicts import (
-    DEFAULT_RULE,
-    RULES,
-    LevelScores,
-    judge,
-    judge_level,
-)
+from orchestrator.verdicts import DEFAULT_RULE, RULES, LevelScores, judge, judge_level
 from tests.orchestrator.levels import level, seeded
 
 TABLE2 = json.loads((Path(__file__).parent / "data" / "chen2020_table2.json").read_text())

@@ -10,12 +10,7 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from orchestrator.transfer import (
-    Pair,
-    TransferCell,
-    TransferScores,
-    judge_transfer,
-)
+from orchestrator.transfer import Pair, TransferCell, TransferScores, judge_transfer
 
 FIGURE2 = json.loads((Path(__file__).parent / "data" / "chen2020_figure2.json").read_text())
 CENTS = st.integers(0, 100).map(lambda x: Decimal(x) / 100)

@@ -14,11 +14,7 @@ from cluster.local_executor import LocalExecutor
 from search_spaces.contracts import Compute
 from search_spaces.models import ModelFacts
 from search_spaces.resolve import TaskFacts
-from search_spaces.trial import (
-    CARRY_ARTIFACT,
-    Outputs,
-    RandomMask,
-)
+from search_spaces.trial import CARRY_ARTIFACT, Outputs, RandomMask
 from tests.workers.reference import reference_losses
 from tests.workers.requests import request
 from tests.workers.running import artifact_ref, run
