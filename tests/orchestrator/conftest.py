@@ -1,4 +1,4 @@
-"""Fixtures that several modules share: data of sweeps, the command."""
+"""Fixtures that several modules share: data of sweeps, the command, a world."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 # Imported in the fixtures: who runs one light test need not wait for torch.
 if TYPE_CHECKING:
     from tests.orchestrator.bad_sweeps import Tickets
+    from tests.orchestrator.world import World
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +38,11 @@ def tickets(
 
     monkeypatch.chdir(tmp_path)
     return Tickets(tmp_path, capsys)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A folder in which sweeps are driven; many modules have a world of another kind."""
+    from tests.orchestrator.world import World
+
+    return World(tmp_path)
