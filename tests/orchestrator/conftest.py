@@ -1,7 +1,8 @@
-"""Fixtures that several modules share: data of sweeps, the command, a world."""
+"""Fixtures that several modules share: data, databases, worlds."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,3 +47,21 @@ def world(tmp_path: Path) -> World:
     from tests.orchestrator.world import World
 
     return World(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow without runs: to make one takes seconds, to copy it does not."""
+    from orchestrator.tracking_client import open_client
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    open_client(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def uri(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for the tests of a module that leave it whole."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    shutil.copyfile(empty_database, path)
+    return f"sqlite:///{path}"
