@@ -11,6 +11,7 @@ import pytest
 # Imported in the fixtures: who runs one light test need not wait for torch.
 if TYPE_CHECKING:
     from tests.orchestrator.bad_sweeps import Tickets
+    from tests.orchestrator.ticket_worlds import World as TicketWorld
     from tests.orchestrator.world import World
 
 
@@ -65,3 +66,25 @@ def uri(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     shutil.copyfile(empty_database, path)
     return f"sqlite:///{path}"
+
+
+@pytest.fixture(scope="session")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> TicketWorld:
+    """A registered sweep, which nobody changes: 50% is version 1, 70% version 2."""
+    from tests.orchestrator.ticket_worlds import make_world
+
+    world = make_world(tmp_path_factory.mktemp("tickets"))
+    world.register()
+    return world
+
+
+@pytest.fixture
+def folder(registered: TicketWorld, tmp_path: Path) -> Path:
+    """A copy of the folder of its 70% ticket."""
+    from mlflow import MlflowClient
+
+    from tests.orchestrator.ticket_worlds import NAME
+
+    client = MlflowClient(registered.uri)
+    run_id = client.get_model_version_by_alias(NAME, "s70").run_id
+    return Path(client.download_artifacts(run_id, "ticket", str(tmp_path)))
