@@ -13,9 +13,9 @@ from orchestrator.journal import Journal
 from orchestrator.returned import new_attempt
 from search_spaces.contracts import Compute, TrialState
 from search_spaces.errors import UserError
+from tests.orchestrator.dags import dags
 from tests.orchestrator.factories import finish, make_dag, make_lineage, make_trial
 from tests.orchestrator.simulated import FakeClock, Killed, SimulatedExecutor, naive_urgency
-from tests.orchestrator.test_graph import dags
 from tests.orchestrator.world import World, assert_journal_agrees
 
 

@@ -19,9 +19,9 @@ from orchestrator.simulated_gantt import draw_gantt, write_gantt
 from orchestrator.simulated_nodes import Hazards, Host, Outages
 from orchestrator.simulated_screens import basis_line, figures_data, told
 from search_spaces.contracts import Compute, FailureClass, TrialState
+from tests.orchestrator.dags import dags
 from tests.orchestrator.factories import make_dag, make_lineage, make_trial
 from tests.orchestrator.simulated import naive_urgency
-from tests.orchestrator.test_graph import dags
 
 HAZARDS = st.builds(
     Hazards,

@@ -17,10 +17,10 @@ from orchestrator.inbox import Command, Inbox
 from orchestrator.journal import Journal
 from orchestrator.steering import given_up
 from search_spaces.contracts import FailureClass, TrialState
+from tests.orchestrator.dags import dags
 from tests.orchestrator.factories import make_dag
 from tests.orchestrator.simulated import FakeClock, Killed
 from tests.orchestrator.steered import SteeredWorld
-from tests.orchestrator.test_graph import dags
 
 # A naive model: what stands in the way of each trial, from the journal's order of events alone.
 
