@@ -2,71 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import logging
-import tempfile
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from orchestrator.lease import Lease, LeaseLostError, Timing, lease_path
-from orchestrator.markers import Marker, encode_marker
 from orchestrator.storage import Storage
-from orchestrator.store import DamagedArtifactError, Store
+from orchestrator.store import Store
 from search_spaces.contracts import below
 from search_spaces.errors import UserError
-from search_spaces.trial import Outputs, PruneOutput, Trial
-from tests.orchestrator.factories import finish, leave_artifacts, make_result, make_trial
-from tests.orchestrator.object_store import running_s3
+from search_spaces.trial import Outputs, PruneOutput
+from tests.orchestrator.factories import finish, leave_artifacts, make_trial
 
-SHM = Path("/dev/shm")  # Linux has this file system in memory beside the disk's
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The URI of a bucket on a server of its own."""
-    with running_s3() as uri:
-        yield uri
-
-
-@pytest.fixture(params=["folder", "shm", "s3"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A place that nobody has used."""
-    if request.param == "s3":
-        return below(request.getfixturevalue("s3"), f"store-{next(_numbers)}")
-    if request.param == "folder":
-        return str(tmp_path / "store")
-    if not SHM.is_dir():
-        pytest.skip("this machine has no /dev/shm")
-    return str(request.getfixturevalue("shm_folder"))
-
-
-@pytest.fixture
-def shm_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=SHM) as folder:
-        yield Path(folder) / "store"
-
-
-@pytest.fixture
-def store(uri: str) -> Store:
-    return Store(uri)
-
-
-def marker_of(trial: Trial, name: str = "COMMITTED.json") -> str:
-    return f"results/{trial.key}/{name}"
-
-
-def file_of(trial: Trial, attempt: str, name: str) -> str:
-    return f"results/{trial.key}/attempts/{attempt}/{name}"
-
-
-def quarantined(store: Store, key: str) -> list[str]:
-    return [n for n in Storage(store.uri).names(f"quarantine/{key}") if n.endswith(".json")]
 
 
 def test_a_committed_result_is_read_back_equal(store):
@@ -111,132 +60,6 @@ def test_later_attempts_add_masks_and_never_scores(store):
     assert store.has_outputs(large.key, large.outputs)
     assert "/a1/" in store.artifact(small.key, "mask-global-magnitude-100.arrow").uri
     assert "/a2/" in store.artifact(small.key, "mask-global-magnitude-200.arrow").uri
-
-
-def test_a_file_that_was_lost_is_replaced(store):
-    """A committed mask that somebody deleted makes the trial runnable, and the new one counts."""
-    trial = make_trial(prunes=(100,))
-    name = "mask-global-magnitude-100.arrow"
-    store.commit(finish(store.uri, trial, "a1"), trial.spec)
-    Storage(store.uri).delete(file_of(trial, "a1", name))
-    assert not store.has_outputs(trial.key, trial.outputs)
-    assert store.commit(finish(store.uri, trial, "a2", score=0.1), trial.spec)
-    assert store.has_outputs(trial.key, trial.outputs)
-    assert "/a2/" in store.artifact(trial.key, name).uri
-    assert store.read(trial.key).primary("select") == 0.9
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (None, r"100\.arrow is missing, but the result names 96 bytes"),
-        (b"x" * 95, r"100\.arrow has 95 bytes"),
-        (b"x" * 96, r"100\.arrow has not the sha256"),
-    ],
-)
-def test_a_damaged_artifact_is_not_committed(store, content, problem):
-    """Missing, truncated and changed files are refused by name; nothing is published."""
-    trial = make_trial(prunes=(100,))
-    result = finish(store.uri, trial, "a1")
-    file = file_of(trial, "a1", "mask-global-magnitude-100.arrow")
-    if content is None:
-        Storage(store.uri).delete(file)
-    else:
-        Storage(store.uri).replace(file, content)
-    with pytest.raises(DamagedArtifactError, match=problem):
-        store.commit(result, trial.spec)
-    assert store.read(trial.key) is None
-
-
-def test_a_truncated_artifact_is_no_output(store):
-    """What was cut after the commit is found by its size."""
-    trial = make_trial(prunes=(100,))
-    store.commit(finish(store.uri, trial, "a1"), trial.spec)
-    file = file_of(trial, "a1", "mask-global-magnitude-100.arrow")
-    Storage(store.uri).replace(file, b"12345")
-    assert not store.has_outputs(trial.key, trial.outputs)
-
-
-@pytest.mark.parametrize("num_bytes", [0, 1, 200, -2])
-def test_a_half_written_marker_never_counts(store, caplog, num_bytes):
-    """A cut marker is quarantined with a warning that names it, and the trial can run again."""
-    trial = make_trial()
-    store.commit(make_result(trial, "a1"), trial.spec)
-    path = marker_of(trial)
-    Storage(store.uri).replace(path, Storage(store.uri).read(path)[:num_bytes])
-    with caplog.at_level(logging.WARNING):
-        assert store.read(trial.key) is None
-    assert f"{path} is damaged" in caplog.text
-    assert len(quarantined(store, trial.key)) == 1
-    assert store.commit(make_result(trial, "a2"), trial.spec)
-    assert store.read(trial.key).attempt == "a2"
-
-
-def test_a_damaged_marker_does_not_stop_a_commit(store):
-    """A result that meets a damaged marker takes its place."""
-    trial = make_trial()
-    Storage(store.uri).replace(marker_of(trial), b"{")
-    assert store.commit(make_result(trial, "a1"), trial.spec)
-    assert store.read(trial.key).attempt == "a1"
-
-
-def test_a_damaged_extra_marker_leaves_the_first_result(store, caplog):
-    """Only the files that it added are gone."""
-    small, large = make_trial(prunes=(100,)), make_trial(prunes=(100, 200))
-    store.commit(finish(store.uri, small, "a1"), small.spec)
-    store.commit(finish(store.uri, large, "a2"), large.spec)
-    extra = marker_of(small, "EXTRA-a2.json")
-    storage = Storage(store.uri)
-    storage.replace(extra, storage.read(extra).replace(b'"a2"', b'"a3"'))
-    assert set(store.read(small.key).artifacts) == {"mask-global-magnitude-100.arrow"}
-    assert "EXTRA-a2.json is damaged: its content has not the sha256" in caplog.text
-
-
-def test_a_marker_in_a_wrong_folder_is_damaged(store, caplog):
-    """A folder that was copied under another key counts for nothing."""
-    trial, other = make_trial(seed=1), make_trial(seed=2)
-    store.commit(make_result(trial, "a1"), trial.spec)
-    storage = Storage(store.uri)
-    storage.replace(marker_of(other), storage.read(marker_of(trial)))
-    assert store.read(other.key) is None
-    assert "it is the marker of another trial" in caplog.text
-    assert store.read(trial.key) is not None
-
-
-@pytest.mark.parametrize("change", ["schema", "field"])
-def test_a_newer_versions_marker_is_not_thrown_away(store, change):
-    """A whole marker that says unknown things is an error for people, not damage."""
-    trial = make_trial()
-    body = Marker.now(trial.spec, make_result(trial, "a1")).model_dump(mode="json")
-    if change == "field":
-        body["invented"] = 1
-    text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-    envelope = json.loads(encode_marker(Marker.now(trial.spec, make_result(trial, "a1"))))
-    envelope |= {"body": body, "num_bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
-    envelope["schema"] = 99 if change == "schema" else 1
-    Storage(store.uri).replace(marker_of(trial), json.dumps(envelope).encode())
-    with pytest.raises(UserError, match="whole, but was written by another version"):
-        store.read(trial.key)
-    assert Storage(store.uri).read(marker_of(trial))
-
-
-def test_quarantine_makes_a_trial_run_again(store, caplog):
-    """All markers go, extras included, the reason is kept, and no old mask joins a new result."""
-    small, large = make_trial(prunes=(100,)), make_trial(prunes=(100, 200))
-    store.commit(finish(store.uri, small, "a1"), small.spec)
-    store.commit(finish(store.uri, large, "a2"), large.spec)
-    places = store.quarantine(small.key, "mask-global-magnitude-100.arrow has another sha256")
-    assert len(places) == 2
-    storage, folder = Storage(store.uri), f"quarantine/{small.key}"
-    names = storage.names(folder)
-    assert [place.rpartition("/")[2] in names for place in places] == [True, True]
-    reasons = [storage.read(f"{folder}/{n}") for n in names if n.endswith(".reason.txt")]
-    assert reasons == [b"mask-global-magnitude-100.arrow has another sha256"] * 2
-    assert "mask-global-magnitude-100.arrow has another sha256" in caplog.text
-    assert store.read(small.key) is None
-    store.commit(finish(store.uri, small, "a3", score=0.5), small.spec)
-    assert set(store.read(small.key).artifacts) == {"mask-global-magnitude-100.arrow"}
-    assert store.quarantine("0" * 64, "nothing there") == ()
 
 
 def test_only_committed_files_are_outputs(store):

@@ -6,6 +6,7 @@ import heapq
 import random
 from collections.abc import Callable, Iterable, Mapping
 
+from orchestrator.costs import trial_length
 from search_spaces.contracts import (
     Compute,
     Failed,
@@ -117,3 +118,13 @@ class SimulatedExecutor:
             return Failed(trial_key=key, attempt=attempt, failure=failure, message="it broke")
         result = finish(self._store_uri, self._trials[key], attempt)
         return Succeeded(trial_key=key, attempt=attempt, result=result)
+
+
+def naive_urgency(trials, compute_for):
+    """Return each trial's longest remaining time, and its place among equals, by recursion."""
+
+    def length(trial):
+        below = [length(child) for child in trials if trial.key in child.waits_for]
+        return trial_length(trial.spec, compute_for(trial)) + max(below, default=0.0)
+
+    return {trial.key: (length(trial), -place) for place, trial in enumerate(trials)}

@@ -1,78 +1,16 @@
-"""Every bad input ends with one clear sentence and exit code 2, and writes nothing to the store."""
+"""Every fault of a sweep is one clear sentence and exit code 2, and nothing is written."""
 
 from __future__ import annotations
 
-import json
-import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from orchestrator.cli import main
-from orchestrator.tracking_client import open_client
-from tests.search_spaces.makers import write_model
+from tests.orchestrator.bad_sweeps import Sweep, Tickets, good_sweep
 
-Sweep = dict[str, Any]
 Change = Callable[[Path, Sweep], None]
-
-
-def good_sweep(root: Path) -> Sweep:
-    """Return a sweep without faults, after writing its model and data."""
-    write_model(root / "model")
-    rows = [{"text": f"sentence {i}", "label": "ab"[i % 2], "score": i / 4} for i in range(40)]
-    for name, some in (("train", rows), ("dev", rows[:20])):
-        (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
-    source = {"kind": "files", "train": f"{root}/train.jsonl", "report": f"{root}/dev.jsonl"}
-    return {
-        "name": "toy",
-        "models": [{"name": "tiny", "source": f"{root}/model"}],
-        "tasks": [{"name": "toy", "source": source}],
-        "seeds": [1, 2, 3],
-        "schedule": {"kind": "levels", "levels": [0.5]},
-        "recipe": {"epochs": 1, "learning_rate": 1e-3},
-        "store": f"{root}/store",
-        "tracking": {"uri": f"sqlite:///{root}/mlflow.db"},
-        "cache": f"{root}/cache",
-    }
-
-
-class Tickets:
-    """Runs the command in this process: what it raises beyond SystemExit is a traceback."""
-
-    def __init__(self, root: Path, capture: pytest.CaptureFixture[str]) -> None:
-        self.root, self._capture = root, capture
-
-    def write(self, sweep: Sweep) -> str:
-        path = self.root / "sweep.yaml"
-        path.write_text(yaml.safe_dump(sweep))
-        return str(path)
-
-    def __call__(self, *arguments: str) -> tuple[int | str | None, str]:
-        """Return exit code and all that was printed."""
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-            patch.setattr(sys, "argv", ["tickets", *arguments])
-            main()
-        said = self._capture.readouterr()
-        return ended.value.code, said.out + said.err
-
-    def refused(self, *arguments: str) -> str:
-        """Return the message of a command that must end with exit code 2."""
-        code, said = self(*arguments)
-        assert code == 2, said
-        assert "Traceback" not in said
-        return said
-
-
-@pytest.fixture
-def tickets(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Tickets:
-    monkeypatch.chdir(tmp_path)
-    return Tickets(tmp_path, capsys)
 
 
 def put(*path: str | int, value: Any) -> Change:
@@ -240,99 +178,3 @@ def test_a_folder_is_no_sweep_file(tickets: Tickets) -> None:
     """A folder in place of the sweep file is one sentence."""
     said = tickets.refused("run", str(tickets.root))
     assert str(tickets.root) in said and "Is a directory" in said
-
-
-def closed_port() -> int:
-    """Return a port of this machine on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_an_mlflow_server_that_is_down_stops_the_run_before_it_starts(tickets: Tickets) -> None:
-    """The URI and the way out are named, before anything is trained or written."""
-    sweep = good_sweep(tickets.root)
-    sweep["tracking"]["uri"] = uri = f"http://127.0.0.1:{closed_port()}"
-    said = tickets.refused("run", tickets.write(sweep))
-    assert "tracking.uri" in said and uri in said and "sqlite:///mlflow.db" in said
-    assert not (tickets.root / "store").exists()
-
-
-@pytest.mark.parametrize("uri", ["mlruns", "file:mlruns"])
-def test_a_folder_as_tracking_uri_is_refused(tickets: Tickets, uri: str) -> None:
-    """MLflow 3 keeps no runs in folders: the message says what to write instead."""
-    sweep = good_sweep(tickets.root)
-    sweep["tracking"]["uri"] = uri
-    said = tickets.refused("run", tickets.write(sweep))
-    assert "tracking.uri" in said and f"'{uri}' is a folder" in said
-    assert "sqlite:///mlflow.db" in said
-    assert not (tickets.root / "store").exists() and not (tickets.root / "mlruns").exists()
-
-
-def test_a_database_that_is_none_is_named(tickets: Tickets) -> None:
-    """A file that is no SQLite database is one sentence, and stays as it is."""
-    sweep = good_sweep(tickets.root)
-    (tickets.root / "mlflow.db").write_bytes(b"something else entirely" * 10)
-    said = tickets.refused("run", tickets.write(sweep))
-    assert "tracking.uri" in said and "mlflow.db" in said
-    assert (tickets.root / "mlflow.db").read_bytes().startswith(b"something else")
-
-
-@pytest.mark.parametrize("command", ["plan", "run"])
-def test_a_file_as_store_is_refused_and_kept(tickets: Tickets, command: str) -> None:
-    """The place is named, and the file that lies there is not touched."""
-    sweep = good_sweep(tickets.root)
-    (tickets.root / "store").write_text("precious")
-    said = tickets.refused(command, tickets.write(sweep))
-    assert f"{tickets.root}/store" in said and "it is a file" in said and "'store'" in said
-    assert (tickets.root / "store").read_text() == "precious"
-
-
-def test_a_store_where_nobody_may_write_is_refused(tickets: Tickets) -> None:
-    """The run says so before it starts Ray."""
-    sweep = good_sweep(tickets.root)
-    sweep["store"] = "/proc/tickets"
-    said = tickets.refused("run", tickets.write(sweep))
-    assert "/proc/tickets cannot be written" in said and "'store'" in said
-
-
-def test_a_damaged_journal_says_that_it_can_be_rebuilt(tickets: Tickets) -> None:
-    """Status names the journal and what the next run does with it, and leaves the file as it is."""
-    path = tickets.write(good_sweep(tickets.root))
-    journal = tickets.root / "store" / "journals" / "toy.sqlite"
-    journal.parent.mkdir(parents=True)
-    journal.write_bytes(b"no database at all" * 100)
-    said = tickets.refused("status", path)
-    assert str(journal) in said and "moves it aside and rebuilds it from the store" in said
-    assert journal.read_bytes().startswith(b"no database")
-    assert not (tickets.root / "store" / "results").exists()
-
-
-def test_an_unknown_key_says_where_keys_are_listed(tickets: Tickets) -> None:
-    """A key that no trial has, or that many trials have, is one sentence."""
-    path = tickets.write(good_sweep(tickets.root))
-    said = tickets.refused("explain-key", path, "zzz")
-    assert "key 'zzz'" in said and "no trial" in said and "tickets plan" in said
-    said = tickets.refused("explain-key", path, "")
-    assert "trials" in said and "tickets plan" in said
-
-
-def test_reading_makes_no_database(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A question to a database that is not there is told so, and leaves nothing behind."""
-    monkeypatch.setenv("HOME", str(tickets.root))
-    place = tickets.root / "other.db"
-    assert f"no database {place}" in tickets.refused("best", "--uri", "sqlite:///~/other.db")
-    for command in (("best",), ("registry",), ("card", "models:/tickets-a-b@s50")):
-        said = tickets.refused(*command, "--uri", f"sqlite:///{place}")
-        assert f"no database {place}" in said and "Run a sweep" in said, command
-        assert not place.exists()
-
-
-def test_best_names_the_experiments_that_there_are(tickets: Tickets) -> None:
-    """An unknown experiment, and a rule that is none, are one sentence each."""
-    uri = f"sqlite:///{tickets.root}/mlflow.db"
-    open_client(uri)
-    said = tickets.refused("best", "--uri", uri, "--experiment", "toi")
-    assert "experiment 'toi'" in said and uri in said and "Default" in said
-    said = tickets.refused("best", "--uri", uri, "--rule", "lucky")
-    assert "rule 'lucky'" in said and "noninferior" in said

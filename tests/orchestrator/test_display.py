@@ -18,7 +18,7 @@ from orchestrator.sweep_context import SweepContext
 from search_spaces.contracts import Failed, FailureClass, TrialState
 from search_spaces.places import masked
 from search_spaces.trial import Trial
-from tests.orchestrator.test_judging import make_sweep, small_world
+from tests.orchestrator.small_worlds import make_sweep, small_world
 
 # Gloo's own words when a rank dies: closing tags to a display that reads markup.
 GLOO = "RuntimeError: [/__w/pytorch/gloo/transport/tcp/pair.cc:534] [a, b] Connection closed"

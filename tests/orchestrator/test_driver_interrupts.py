@@ -5,20 +5,12 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
-from pathlib import Path
-
-import pytest
 
 from orchestrator.ctrl_c import CtrlC
 from search_spaces.contracts import FailureClass, TrialState
 from tests.orchestrator.factories import make_lineage
 from tests.orchestrator.simulated import FakeClock, Killed
 from tests.orchestrator.world import Diary, World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
 
 
 class Interrupting(Diary):

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
-
-import pytest
 
 from orchestrator.policies import Add, Skip
 from search_spaces.contracts import FailureClass, TrialState
 from tests.orchestrator.factories import finish, make_lineage, make_trial
-from tests.orchestrator.world import World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
 
 
 class Gardener:

@@ -13,14 +13,19 @@ from pathlib import Path
 
 import pytest
 import ray
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from cluster.session import Session
-from orchestrator.store import Store
-from orchestrator.tracking_client import search_all
-from search_spaces.contracts import TrialResult, TrialState
-from tests.chaos.processes import in_group
+from search_spaces.contracts import TrialState
+from tests.orchestrator.sweep_files import (
+    committed,
+    flip_a_bit,
+    living,
+    max_removed,
+    ranks_in,
+    results_of,
+    runs_of,
+    store_of,
+)
 from tests.orchestrator.sweeps import (
     ended,
     make_source,
@@ -50,32 +55,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(ray_session: Session) -> str:
     """The address of a Ray that the commands share, because starting one takes its time."""
     return str(ray.get_runtime_context().gcs_address)
-
-
-def store_of(sweep: Path) -> Store:
-    return Store(str(sweep.with_name(f"{sweep.stem}-store")))
-
-
-def results_of(sweep: Path) -> dict[str, TrialResult]:
-    store = store_of(sweep)
-    return {r.result.trial_key: r.result for r in store.records()}
-
-
-def committed(sweep: Path) -> dict[str, int]:
-    """Return when each committed trial's marker was written, by key."""
-    markers = Path(store_of(sweep).uri).glob("results/*/COMMITTED.json")
-    return {marker.parent.name: marker.stat().st_mtime_ns for marker in markers}
-
-
-def runs_of(sweep: Path, condition: str) -> list[Run]:
-    client = MlflowClient(f"sqlite:///{sweep.with_suffix('.db')}")
-    found = client.get_experiment_by_name(sweep.stem)
-    return search_all(client, found.experiment_id, condition)
-
-
-def living(group: int) -> list[str]:
-    """Return the names of a process group's processes that have not ended."""
-    return [found.name for found in in_group(group)]
 
 
 @dataclass(frozen=True)
@@ -127,12 +106,6 @@ def hurt(root: Path, cluster: str) -> Iterator[Hurt]:
     stood = states(sweep)
     finished = tickets("run", str(sweep), cwd=root, cluster=cluster)
     yield Hurt(sweep, refused, first.pid, after_kill, stopped, after_stop, stood, finished)
-
-
-def ranks_in(group: int) -> list[str]:
-    """Return a run's processes that could train: Ray's own two agents end a minute later."""
-    agents = ("ray::DashboardA", "ray::RuntimeEnv")
-    return [name for name in living(group) if name.startswith("ray::") and name not in agents]
 
 
 @pytest.fixture(scope="module")
@@ -317,14 +290,3 @@ class TestDamagedMask:
         assert after[parent].masks[name].mask == before[parent].masks[name].mask
         assert after[child.key].input_mask == before[child.key].input_mask
         assert after[child.key].scores == before[child.key].scores
-
-
-def max_removed(store: Store) -> int:
-    return max(record.spec.num_removed for record in store.records())
-
-
-def flip_a_bit(path: Path) -> None:
-    """Change one bit in the middle of a file, whose size stays."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.cli import status
 from orchestrator.mirror_lag import MirrorLag, describe_lag, lag_path, read_lag, write_lag
 from orchestrator.watch import Watcher
-from tests.orchestrator.test_steering_commands import CommandWorld
+from tests.orchestrator.steered import CommandWorld
 from tests.orchestrator.test_watch import NOW, fill, shown
 
 BEHIND = MirrorLag(NOW, num_mirrored=3, num_behind=2, oldest_at=NOW - 90)

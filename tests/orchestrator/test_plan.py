@@ -22,8 +22,8 @@ from orchestrator.simulate import simulate
 from orchestrator.simulated_nodes import Host
 from orchestrator.store import Store
 from search_spaces.contracts import Compute
+from tests.orchestrator.dags import dags
 from tests.orchestrator.factories import finish, make_dag, make_lineage, make_trial
-from tests.orchestrator.test_graph import dags
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
 from search_spaces.errors import UserError
 from tests.orchestrator.factories import finish, make_lineage
-from tests.orchestrator.test_judging import make_sweep, small_world
+from tests.orchestrator.small_worlds import make_sweep, small_world
 
 CHAIN = make_lineage()
 

@@ -18,11 +18,11 @@ from orchestrator.journal import Journal
 from orchestrator.retries import DEFAULT_BUDGETS
 from search_spaces.contracts import Compute, Outcome, TrialState
 from search_spaces.trial import Trial
+from tests.orchestrator.dags import dags
 from tests.orchestrator.erratic import Erratic
 from tests.orchestrator.factories import finish, make_dag
 from tests.orchestrator.simulated import FakeClock, Killed
-from tests.orchestrator.test_graph import dags
-from tests.orchestrator.test_steering import SteeredWorld
+from tests.orchestrator.steered import SteeredWorld
 
 NUM_CASES = int(os.environ.get("TICKETS_CASES", "50"))
 MAX_ROUNDS = 3000  # of the driver's loop: far more than eight trials need with all their waits

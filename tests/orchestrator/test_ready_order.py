@@ -14,8 +14,8 @@ from orchestrator.retries import RetryRules
 from orchestrator.scheduler import Scheduler
 from orchestrator.steered_scheduler import SteeredScheduler
 from search_spaces.contracts import FailureClass, TrialState
+from tests.orchestrator.dags import dags
 from tests.orchestrator.factories import make_dag, make_trial
-from tests.orchestrator.test_graph import dags
 
 BUDGETS = {FailureClass.ERROR: 2, FailureClass.INFRASTRUCTURE: 2}
 RULES = RetryRules(base_s=2.0, jitter=0.0)

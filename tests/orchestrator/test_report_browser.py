@@ -20,8 +20,8 @@ import pytest
 from matplotlib.image import imread
 
 from orchestrator.report import write_report
-from tests.orchestrator.test_judging import small_world
-from tests.orchestrator.test_report import SWEEP, lose, with_mask
+from tests.orchestrator.reports import SWEEP, lose, with_mask
+from tests.orchestrator.small_worlds import small_world
 from tests.orchestrator.test_report_transfer import OVERLAPS, finished
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -27,8 +27,8 @@ from orchestrator.statistics import t_interval
 from search_spaces.contracts import SplitScore, TrialResult
 from search_spaces.trial import Trial
 from tests.orchestrator.factories import make_result
-from tests.orchestrator.test_judging import make_sweep, small_world
-from tests.orchestrator.test_report import SWEEP, lose, with_mask
+from tests.orchestrator.reports import SWEEP, lose, with_mask
+from tests.orchestrator.small_worlds import make_sweep, small_world
 
 ANY = st.floats(allow_nan=False, allow_infinity=False)
 NAME = st.text("abc-_", min_size=1, max_size=4)

@@ -20,9 +20,9 @@ from orchestrator.transfer_screens import show_transfer
 from search_spaces.contracts import TrialResult
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import Trial
+from tests.orchestrator.reports import SWEEP, words
+from tests.orchestrator.small_worlds import small_world
 from tests.orchestrator.test_adaptive import run, world
-from tests.orchestrator.test_judging import small_world
-from tests.orchestrator.test_report import SWEEP, words
 
 OVERLAPS = SourceOverlaps(
     "tiny", ("a", "b", "theta0"), ((1, 0.4, 0.5), (0.4, 1, None), (0.5, None, 1)), 1 / 3

@@ -13,8 +13,8 @@ from orchestrator.graph import MissingParentError, TrialGraph
 from orchestrator.retries import Cause, RetryRules
 from orchestrator.scheduler import Scheduler, SchedulerError
 from search_spaces.contracts import FailureClass, TrialState
+from tests.orchestrator.dags import as_networkx, dags
 from tests.orchestrator.factories import make_dag, make_lineage, make_trial
-from tests.orchestrator.test_graph import as_networkx, dags
 
 FAILURES = list(FailureClass)
 BUDGETS = {FailureClass.ERROR: 1, FailureClass.INFRASTRUCTURE: 2}

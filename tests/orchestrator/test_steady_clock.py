@@ -13,7 +13,7 @@ from orchestrator.steady_clock import SteadyClock
 from search_spaces.contracts import FailureClass, TrialState
 from tests.orchestrator.factories import make_trial
 from tests.orchestrator.simulated import FakeClock, SimulatedExecutor
-from tests.orchestrator.test_steering import SteeredWorld
+from tests.orchestrator.steered import SteeredWorld
 
 HOUR_S = 3600.0
 

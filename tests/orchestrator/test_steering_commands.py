@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 from orchestrator import steering_commands
 from orchestrator.cli import app
 from orchestrator.graph import TrialGraph
-from orchestrator.inbox import Inbox
 from orchestrator.journal import Journal
 from orchestrator.journal_reader import TrialRow
 from orchestrator.steering import held_back
@@ -29,70 +28,9 @@ from orchestrator.trial_names import completions, find_trials
 from search_spaces.canonical import short
 from search_spaces.contracts import TrialState
 from search_spaces.errors import SpecError, UserError
-from tests.orchestrator.factories import make_lineage
 from tests.orchestrator.simulated import SimulatedExecutor
-from tests.orchestrator.test_steering import SteeredWorld
+from tests.orchestrator.steered import TRIALS, CommandWorld, SlowExecutor
 from tests.orchestrator.world import SWEEP
-
-SPEC = """
-name: toy
-models: [{{name: tiny, source: model}}]
-tasks: [{{name: toy, source: {{kind: files, train: train.jsonl, report: dev.jsonl}}}}]
-seeds: [1, 2, 3]
-schedule: {{kind: levels, levels: [0.3]}}
-recipe: {{epochs: 1, batch_size: 16, learning_rate: 1.0e-3}}
-store: {root}/store
-"""
-TRIALS = make_lineage(num_rounds=4)
-
-
-class SlowExecutor(SimulatedExecutor):
-    """Waits a little, so that a loop that has nothing to do leaves the machine alone."""
-
-    def wait(self, timeout_s):
-        time.sleep(0.01)
-        return super().wait(timeout_s)
-
-
-class CommandWorld(SteeredWorld):
-    """A world that a sweep's file names, and whose driver may run in a thread."""
-
-    def __init__(self, folder):
-        super().__init__(folder)
-        self.sweep = Path(folder) / "sweep.yaml"
-        self.sweep.write_text(SPEC.format(root=folder))
-        self.journal_path = Path(folder) / "store" / "journals" / "toy.sqlite"
-        self.inbox = Inbox(self.journal_path)
-
-    def tickets(self, command, *arguments):
-        """Return what a command printed; a user's fault is raised."""
-        arguments = [command, str(self.sweep), *arguments]
-        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        return result.output.strip()
-
-    def make_journal(self):
-        with Journal.open(self.journal_path, SWEEP, now=time.time()) as journal:
-            journal.rebuild(TrialGraph(TRIALS), self.store, now=1.0)
-            journal.end(time.time())
-
-    def go(self, **options):
-        """Run the sweep in a thread until somebody stops it."""
-        thread = threading.Thread(
-            target=lambda: self.run(TRIALS, executor=SlowExecutor, **options), daemon=True
-        )
-        thread.start()
-        deadline_s = time.monotonic() + 60
-        while not (self.journal_path.exists() and self._has_started()):
-            assert time.monotonic() < deadline_s
-            time.sleep(0.02)
-        return thread
-
-    def _has_started(self):
-        try:
-            return len(self.rows()) == len(TRIALS)
-        except UserError:
-            return False
 
 
 @pytest.fixture

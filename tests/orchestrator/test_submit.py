@@ -18,7 +18,7 @@ from orchestrator.sweep_context import SweepContext
 from search_spaces.contracts import TrialState
 from search_spaces.errors import UserError
 from tests.cluster.clusters import Cluster, run, running_cluster, until
-from tests.orchestrator.sweeps import write_data, write_sweep
+from tests.orchestrator.sweeps import write_sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -29,13 +29,6 @@ SERIES = {"trials", "running", "waiting_seconds", "mirror_lag"}
 def cluster() -> Iterator[Cluster]:
     with running_cluster() as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
 
 
 def _job_ids(said: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The mirror in a real MLflow on SQLite: idempotent, quick to complain, never in the way."""
+"""The mirror in a real MLflow on SQLite: idempotent, complete, and quick to complain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import shutil
 import socket
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +13,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import ViewType
 
 from orchestrator import tracking, tracking_client
-from orchestrator.listeners import SweepOutcome
 from orchestrator.queries import lineage
-from orchestrator.retries import Cause
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
 from orchestrator.tracking_client import open_client, quoted, search_all
-from orchestrator.tracking_listener import TrackingListener
 from orchestrator.tracking_sync import MirrorView, mend
 from orchestrator.tracking_writer import fitted
-from search_spaces.contracts import FailureClass, TrialResult, TrialState
 from search_spaces.errors import UserError
-from search_spaces.trial import Trial
-from tests.orchestrator.factories import finish, make_lineage, make_result
-from tests.orchestrator.test_judging import make_sweep, small_world
+from tests.orchestrator.factories import make_lineage, make_result
+from tests.orchestrator.mirrored import committed_lineage, runs_of
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One database for all tests of this file, below a folder that is not there yet."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/new/mlflow.db"
-
-
-def runs_of(uri: str, experiment: str, condition: str = "") -> list[Run]:
-    client = MlflowClient(uri)
-    found = client.get_experiment_by_name(experiment)
-    return search_all(client, found.experiment_id, condition)
-
-
-def committed_lineage(tmp_path: Path) -> tuple[Store, list[Trial], list[TrialResult]]:
-    store, trials = Store(str(tmp_path / "store")), make_lineage()
-    results = [finish(store.uri, trial, "a1") for trial in trials]
-    for trial, result in zip(trials, results, strict=True):
-        store.commit(result, trial.spec)
-    return store, trials, results
 
 
 class Killed(BaseException):
@@ -225,133 +205,6 @@ def test_a_long_tag_ends_with_a_whole_entry(value: str) -> None:
     assert cut == value or len(value) > 5000
     if cut != value and "," in value[:5001]:
         assert value[len(cut)] == ","
-
-
-def outcome(num: int) -> SweepOutcome:
-    counts = dict.fromkeys(TrialState, 0) | {TrialState.SUCCEEDED: num}
-    return SweepOutcome(counts, {}, False)
-
-
-def test_the_listener_mirrors_trials_and_verdicts(uri: str, tmp_path: Path) -> None:
-    """After close there is a run per trial, and one per level and rule, also the second time."""
-    trials, results = small_world()
-    store, said = Store(str(tmp_path)), list[str]()
-    for _ in range(2):
-        tracker = MlflowTracker(uri, "listener", "small", "hash")
-        listener = TrackingListener(tracker, make_sweep(), store, said.append)
-        for trial in trials:
-            listener.succeeded(trial, results[trial.key])
-        listener.finished(outcome(len(trials)))
-        assert listener.close(30)
-    assert said == []
-    assert len(runs_of(uri, "listener", "tags.trial_key != ''")) == len(trials)
-    verdicts = runs_of(uri, "listener", "tags.kind = 'verdict'")
-    assert len(verdicts) == 2 * 5
-    dense = runs_of(uri, "listener", "tags.kind = 'verdict' and tags.contiguous = 'true'")
-    assert {run.data.metrics["sparsity"] for run in dense} == {0.1}
-    (parent,) = runs_of(uri, "listener", "tags.kind = 'sweep'")
-    assert parent.info.status == "FINISHED"
-
-
-def test_a_level_whose_lineages_failed_is_undecided(uri: str, tmp_path: Path) -> None:
-    """Finals that never ran because their ancestors failed end the curve; they are no gap."""
-    trials, results = small_world()
-    tracker, said = MlflowTracker(uri, "blocked", "small", "hash"), list[str]()
-    listener = TrackingListener(tracker, make_sweep(), Store(str(tmp_path)), said.append)
-    for trial in trials:
-        if trial.kind == "final" and trial.spec.num_removed == 200:
-            listener.blocked(trial, Cause("c" * 64, FailureClass.ERROR, "it broke"))
-        else:
-            listener.succeeded(trial, results[trial.key])
-    listener.finished(outcome(len(trials)))
-    assert listener.close(30)
-    undecided = runs_of(uri, "blocked", "tags.outcome = 'undecided' and tags.rule = 'strict'")
-    assert [run.data.metrics["sparsity"] for run in undecided] == [0.2]
-
-
-def test_a_level_that_never_began_is_not_jumped_over(uri: str, tmp_path: Path) -> None:
-    """Nobody speaks of what a policy skipped or people cancelled; the sweep knows it is there."""
-    trials, results = small_world()
-    tracker, said = MlflowTracker(uri, "skipped", "small", "hash"), list[str]()
-    store = Store(str(tmp_path))
-    listener = TrackingListener(tracker, make_sweep(), store, said.append, trials=trials)
-    for trial in trials:
-        if trial.spec.num_removed != 100:
-            listener.succeeded(trial, results[trial.key])
-    ended = outcome(len(trials))
-    ended.counts[TrialState.CANCELLED] = 2
-    listener.finished(ended)
-    assert listener.close(30)
-    (parent,) = runs_of(uri, "skipped", "tags.kind = 'sweep'")
-    assert parent.info.status == "FINISHED", "as 'tickets sync' has it: nothing failed"
-    undecided = runs_of(uri, "skipped", "tags.outcome = 'undecided' and tags.rule = 'strict'")
-    assert [run.data.metrics["sparsity"] for run in undecided] == [0.1]
-    assert runs_of(uri, "skipped", "tags.kind = 'verdict' and tags.contiguous = 'true'") == []
-
-
-def test_a_sweep_that_was_stopped_takes_no_verdict_back(uri: str, tmp_path: Path) -> None:
-    """Those of the sweep before it was extended hold until it has ended."""
-    trials, results = small_world()
-    for sweep_hash, is_stopped in (("before", False), ("after", True)):
-        tracker = MlflowTracker(uri, "stopped", "small", sweep_hash)
-        listener = TrackingListener(tracker, make_sweep(), Store(str(tmp_path)), print)
-        for trial in trials[:2] if is_stopped else trials:
-            listener.succeeded(trial, results[trial.key])
-        listener.finished(replace(outcome(len(trials)), cancelled=is_stopped))
-        assert listener.close(30)
-    verdicts = runs_of(uri, "stopped", "tags.kind = 'verdict'")
-    assert {run.data.tags["sweep_hash"] for run in verdicts} == {"before"}
-    assert {run.data.tags["superseded"] for run in verdicts} == {"false"}
-    told = runs_of(uri, "stopped", "tags.kind = 'sweep' and tags.sweep_hash = 'after'")
-    assert [run.info.status for run in told] == ["FAILED"]
-
-
-def test_a_terminal_that_is_gone_does_not_end_the_mirror(uri: str, tmp_path: Path) -> None:
-    """As with 'tickets run | head': what cannot be said is logged."""
-    store, trials, results = committed_lineage(tmp_path)
-    tracker, told = MlflowTracker(uri, "mute", "small", "hash"), list[str]()
-    mirror = tracker.mirror
-
-    def fail_at_first(*arguments: Any) -> str:
-        if not told:
-            raise UserError("no room.")
-        return mirror(*arguments)
-
-    def break_pipe(text: str) -> None:
-        told.append(text)
-        raise BrokenPipeError
-
-    tracker.mirror = fail_at_first  # type: ignore[method-assign]
-    listener = TrackingListener(tracker, make_sweep(), store, break_pipe, pause_s=0)
-    for trial, result in zip(trials, results, strict=True):
-        listener.succeeded(trial, result)
-    deadline = time.monotonic() + 60
-    while listener.num_missing() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert told == ["no room. The sweep goes on; the mirror is tried again."]
-    listener.finished(outcome(3))
-    assert listener.close(30)
-    assert len(runs_of(uri, "mute", "tags.kind = 'round'")) == 3
-
-
-def test_a_failing_mlflow_is_said_once_and_caught_up_with(
-    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The sweep goes on, people are told once, and at the end nothing is missing."""
-    store, trials, results = committed_lineage(tmp_path)
-    tracker, said = MlflowTracker(uri, "outage", "small", "hash"), list[str]()
-    with monkeypatch.context() as patch:
-        patch.setattr(tracker, "client", MlflowClient(f"sqlite:///{tmp_path}/absent/m.db"))
-        listener = TrackingListener(tracker, make_sweep(), store, said.append)
-        for trial, result in zip(trials, results, strict=True):
-            listener.succeeded(trial, result)
-        deadline = time.monotonic() + 20
-        while not said and time.monotonic() < deadline:
-            time.sleep(0.05)
-    listener.finished(outcome(3))
-    assert listener.close(30)
-    assert len(said) == 1 and "failed" in said[0] and "goes on" in said[0]
-    assert len(runs_of(uri, "outage", "tags.kind = 'round'")) == 3
 
 
 def test_a_dead_server_is_refused_within_seconds() -> None:

@@ -8,8 +8,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,64 +19,13 @@ from hypothesis import strategies as st
 from orchestrator.mirror_lag import describe_lag, lag_path, read_lag
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
-from orchestrator.tracking_client import open_client
 from orchestrator.tracking_listener import TrackingListener
 from orchestrator.tracking_sync import MirrorView, mend
-from search_spaces.contracts import TrialResult
-from search_spaces.errors import UserError
-from search_spaces.trial import Trial
 from tests.orchestrator.factories import finish, make_lineage
-from tests.orchestrator.mlflow_content import experiment_content
-from tests.orchestrator.mlflow_server import (
-    FAULTS,
-    Fault,
-    FaultyProxy,
-    MlflowServer,
-    proxied,
-    running_server,
-)
-from tests.orchestrator.test_judging import make_sweep, small_world
-from tests.orchestrator.test_tracking import outcome
-
-PATIENCE_S = 300.0
-World = tuple[Store, list[Trial], list[TrialResult]]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A server, a proxy before it, and what there is to mirror."""
-
-    folder: Path
-    server: MlflowServer
-    proxy: FaultyProxy
-    world: World
-
-    def content(self, experiment: str) -> list[dict[str, Any]]:
-        return experiment_content(self.folder / "mlflow.db", experiment, self.folder / "artifacts")
-
-    def listener(self, experiment: str, uri: str = "", **options: Any) -> TrackingListener:
-        tracker = MlflowTracker(uri or self.proxy.uri, experiment, "small", "hash", 60)
-        options = {"say": lambda _: None, "pause_s": 0.1, **options}
-        return TrackingListener(tracker, make_sweep(), self.world[0], **options)
-
-    def mirror(self, experiment: str, uri: str = "") -> bool:
-        """Mirror all as one driver does; return whether it got to its end."""
-        try:
-            listener = self.listener(experiment, uri)
-        except UserError:  # MLflow fails before the sweep begins: people run it again
-            return False
-        tell(listener, self.world)
-        return listener.close(PATIENCE_S)
-
-
-def world_of(store: Store) -> World:
-    """Return what a sweep finished: two rounds with files in the store, and scores without."""
-    trials, results = small_world()
-    rounds = make_lineage(num_rounds=2)
-    finals = [trial for trial in trials if trial.kind != "control"]
-    finished = [store.read(trial.key) for trial in rounds]
-    found = [*(one for one in finished if one), *(results[trial.key] for trial in finals)]
-    return store, [*rounds, *finals], found
+from tests.orchestrator.mirror_stage import PATIENCE_S, Stage, tell, wait_until, world_of
+from tests.orchestrator.mirrored import outcome
+from tests.orchestrator.mlflow_server import FAULTS, Fault, proxied, running_server
+from tests.orchestrator.small_worlds import make_sweep
 
 
 def mirror_alone(uri: str, experiment: str, store: str) -> None:
@@ -89,29 +37,15 @@ def mirror_alone(uri: str, experiment: str, store: str) -> None:
     listener.close(PATIENCE_S)
 
 
-def tell(listener: TrackingListener, world: World) -> None:
-    for trial, result in zip(*world[1:], strict=True):
-        listener.succeeded(trial, result)
-    listener.finished(outcome(len(world[1])))
-
-
-def wait_until(holds: Callable[[], object], what: str) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One server for all tests of this file: it takes seconds to start."""
     folder = tmp_path_factory.mktemp("server")
-    open_client(f"sqlite:///{folder}/template.db")
     store = Store(str(folder / "store"))
     for trial in make_lineage(num_rounds=2):
         store.commit(finish(store.uri, trial, "a1"), trial.spec)
     world = world_of(store)
-    with running_server(folder, folder / "template.db") as server, proxied(server) as proxy:
+    with running_server(folder, empty_database) as server, proxied(server) as proxy:
         yield Stage(folder, server, proxy, world)
 
 

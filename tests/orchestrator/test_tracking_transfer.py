@@ -18,18 +18,12 @@ from orchestrator.transfer_judging import judge_transfers
 from search_spaces.contracts import TrialResult
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import Trial
+from tests.orchestrator.mirrored import outcome, runs_of
 from tests.orchestrator.test_adaptive import run, world
 from tests.orchestrator.test_report_transfer import finished
-from tests.orchestrator.test_tracking import outcome, runs_of
 
 CELLS = "tags.kind = 'transfer-verdict'"
 World = tuple[SweepSpec, list[Trial], dict[str, TrialResult]]
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all tests of this file."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
 def log(uri: str, experiment: str, made: World, sweep_hash: str = "hash") -> None:

@@ -14,8 +14,8 @@ from orchestrator.finishing import mirror_finished, report_anew, tracker_of
 from orchestrator.source_masks import source_overlaps
 from orchestrator.sweep_context import SweepContext
 from search_spaces.loading import show
-from tests.orchestrator.test_report import words
-from tests.orchestrator.test_tracking import runs_of
+from tests.orchestrator.mirrored import runs_of
+from tests.orchestrator.reports import words
 from tests.orchestrator.ticket_worlds import World, make_world
 from tests.workers.requests import make_task
 

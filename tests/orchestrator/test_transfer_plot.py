@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from orchestrator.transfer import TransferCell, TransferMatrix, TransferScores, judge_transfer
 from orchestrator.transfer_plot import cell_text, draw_overlap, draw_transfer
-from tests.orchestrator.test_transfer import FIGURE2, published, seeded, table
+from tests.orchestrator.transfer_tables import FIGURE2, published, seeded, table
 
 
 def matrix_of_means() -> TransferMatrix:

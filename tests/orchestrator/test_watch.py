@@ -27,7 +27,7 @@ from orchestrator.watch_screen import NUM_RUNNING, NUM_SIGNS, draw
 from search_spaces.contracts import Compute, Progress, TrialState
 from search_spaces.errors import UserError
 from tests.orchestrator.factories import make_lineage, make_result, make_trial
-from tests.orchestrator.test_steering_commands import CommandWorld
+from tests.orchestrator.steered import CommandWorld
 from tests.orchestrator.world import SWEEP
 
 NOW = 10_000.0

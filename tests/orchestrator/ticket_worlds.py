@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.judging import judge_sweep
 from orchestrator.registering import register_winners
+from orchestrator.registry_commands import registered_tickets
 from orchestrator.store import Store
 from orchestrator.tracking import MlflowTracker
 from search_spaces.contracts import ArtifactInfo, SplitScore, TrialResult, attempt_folder
@@ -26,6 +27,7 @@ from workers.mask_file import write_mask
 from workers.pruners import random_uniform
 
 BERT_TINY = "package:cognition/model"
+NAME = "tickets-bert-tiny-toy"  # of the registered model, where the task has its default name
 ATTEMPT = "a001-0000abcd"
 Score = Callable[[Role], float]  # on select; report is 0.1 lower
 
@@ -123,3 +125,24 @@ def _result(
     }
     made = make_result(trial, ATTEMPT, artifacts)
     return made.model_copy(update={"scores": scores, "input_mask": own})
+
+
+def aliases(uri: str, task: str) -> dict[str, tuple[int, str]]:
+    """Return version and sparsity in percent of each alias of a task."""
+    return {
+        alias: (one.version, f"{one.sparsity:.0%}")
+        for one in registered_tickets(uri)
+        if one.name == f"tickets-bert-tiny-{task}"
+        for alias in one.aliases
+    }
+
+
+def losing(world: World, sparsity: float) -> World:
+    """Return the same sweep, as if its tickets of one level had come out worse."""
+    results = dict(world.results)
+    for trial in world.trials:
+        if trial.kind == "final" and round(trial.main_role.sparsity, 3) == sparsity:
+            bad = SplitScore(metrics={"accuracy": 0.1}, num_examples=9, constant_predictor=False)
+            changes = {"scores": {"select": bad, "report": bad}}
+            results[trial.key] = results[trial.key].model_copy(update=changes)
+    return replace(world, results=results)

@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from search_spaces.contracts import ModelPlace, TaskPlace
+from search_spaces.errors import SpecError
 from search_spaces.models import ModelFacts
 from search_spaces.prunable import backbone_names, prunable_names, prunable_set
-from search_spaces.resolve import TaskFacts
+from search_spaces.resolve import TaskFacts, resolve_sweep
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import ModelIdentity, TaskIdentity
 
@@ -112,3 +113,17 @@ def task_facts(name: str = "rte", num_train: int = 100) -> TaskFacts:
     )
     place = TaskPlace(name=name, source={}, select={})
     return TaskFacts(identity, place, num_train, 10, 20, 50.0)
+
+
+def sweep_of(model: Path, source: dict[str, Any], max_length: int = 20, **more: Any) -> SweepSpec:
+    """Return a sweep of one model and one task."""
+    task = {"name": "own", "source": source, "max_length": max_length}
+    models = [{"name": "tiny", "source": str(model)}]
+    return SweepSpec.model_validate({**MINIMAL, "models": models, "tasks": [task], **more})
+
+
+def faults_of(model: Path, source: dict[str, Any], max_length: int = 20) -> list[str]:
+    """Return what is said of a source that is refused when the sweep is planned."""
+    with pytest.raises(SpecError) as error:
+        resolve_sweep(sweep_of(model, source, max_length))
+    return [str(fault) for fault in error.value.faults]

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from search_spaces.datafiles import data_sha256, read_split, read_task
 from search_spaces.errors import SpecError
-from search_spaces.tasks import GLUE, BuiltinSource, FilesSource, GlueFolderSource, GlueHubSource
+from search_spaces.tasks import BuiltinSource, FilesSource
 from tests.search_spaces.makers import data_folder
 
 
@@ -170,19 +169,6 @@ def test_train_and_report_are_different_files(tmp_path: Path) -> None:
     assert "Give held-out examples as report." in faults_of(source)[0]
 
 
-def test_a_hub_revision_is_a_commit() -> None:
-    with pytest.raises(ValueError, match="revision"):
-        GlueHubSource(task="rte", revision="main")
-
-
-def test_glue_files_may_have_longer_rows(tmp_path: Path) -> None:
-    """In the official files, fields beyond the header are left out as ever."""
-    write_tsv(tmp_path, "sst2")
-    with (tmp_path / "SST-2" / "train.tsv").open("a") as stream:
-        stream.write("9\tlong\t1\textra\n")
-    assert len(read_split(GlueFolderSource(task="sst2", path=str(tmp_path)), "train")) == 10
-
-
 def test_missing_files_name_their_neighbours(tmp_path: Path) -> None:
     write(tmp_path, "text,label\nx,a\n")
     source = FilesSource(train=str(tmp_path / "trian.csv"), report=str(tmp_path / "no/dev.csv"))
@@ -207,96 +193,6 @@ def test_content_names_the_data_and_paths_do_not(tmp_path: Path) -> None:
     assert data_sha256(first) != data_sha256(swapped)
     write(tmp_path / "two", "text,label\nx,a\ny,a\n")
     assert data_sha256(first) != data_sha256(second)
-
-
-def glue_rows(task: str, num: int) -> list[dict[str, Any]]:
-    """Return rows as the hub has them."""
-    text, pair, label = GLUE[task].hub_columns
-    labels = len(GLUE[task].labels)
-    return [
-        {text: f"first {i}"}
-        | ({pair: f"second {i}"} if pair else {})
-        | {label: i % labels if labels else i / 2, "idx": i}
-        for i in range(num)
-    ]
-
-
-def write_mirror(folder: Path, task: str) -> None:
-    """Write a copy of the hub's repository with one task and its README."""
-    splits = ("train", *GLUE[task].hub_report_splits)
-    (folder / task).mkdir(parents=True)
-    lines = ["---", "configs:", f"- config_name: {task}", "  data_files:"]
-    for split in splits:
-        rows = glue_rows(task, 9 if split == "train" else 3)
-        pq.write_table(
-            pa.Table.from_pylist(rows), folder / task / f"{split}-00000-of-00001.parquet"
-        )
-        lines += [f"  - split: {split}", f"    path: {task}/{split}-*"]
-    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
-
-
-def write_tsv(folder: Path, task: str) -> None:
-    """Write the same rows as the official TSV files have them."""
-    glue = GLUE[task]
-    target = folder / glue.folder
-    target.mkdir(parents=True)
-    for name in ("train.tsv", *glue.report_files):
-        lines = ["\t".join(["index", *filter(None, glue.tsv_columns)])]
-        for i, row in enumerate(glue_rows(task, 9 if name == "train.tsv" else 3)):
-            text, pair, label = (row.get(column) for column in glue.hub_columns)
-            value = glue.tsv_labels[row["label"]] if glue.labels else str(label)
-            cells = [str(i), str(text), *([str(pair)] if pair else []), value]
-            lines.append("\t".join(cells))
-        lines = lines[1:] if not glue.tsv_has_header else lines
-        if task == "cola":  # source, label, star, sentence
-            rows = [line.split("\t") for line in lines]
-            lines = ["\t".join(["src", row[2], "", row[1]]) for row in rows]
-        (target / name).write_text("\n".join(lines) + "\n")
-
-
-@pytest.mark.parametrize("task", sorted(GLUE))
-def test_tsv_files_hold_the_same_examples_as_the_hub(
-    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """For every GLUE task, both readers give equal texts, pairs, labels and class names."""
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    write_mirror(tmp_path / "hub", task)
-    write_tsv(tmp_path / "tsv", task)
-    name: Any = task
-    hub = read_task(GlueHubSource(task=name, path=str(tmp_path / "hub")))
-    tsv = read_task(GlueFolderSource(task=name, path=str(tmp_path / "tsv")))
-    assert hub == tsv
-    assert len(hub.splits["train"]) == 9
-    assert ("report_mismatched" in hub.splits) == (task == "mnli")
-
-
-def test_hub_faults_name_the_place_and_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"/rte: cannot be loaded .*path: <folder> or kind"):
-        read_task(GlueHubSource(task="rte", path=str(tmp_path / "none")))
-
-
-def test_hub_data_are_named_without_a_download() -> None:
-    """Repository, configuration and revision name them."""
-    pinned = data_sha256(GlueHubSource(task="rte"))
-    assert pinned != data_sha256(GlueHubSource(task="wnli"))
-    assert pinned != data_sha256(GlueHubSource(task="rte", revision="0" * 40))
-    assert len(pinned) == 64
-
-
-def test_a_mirror_is_named_by_its_bytes(tmp_path: Path) -> None:
-    write_mirror(tmp_path, "rte")
-    source = GlueHubSource(task="rte", path=str(tmp_path))
-    before = data_sha256(source)
-    rows = glue_rows("rte", 4)
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rte" / "train-00000-of-00001.parquet")
-    assert data_sha256(source) != before
-
-
-def test_qqp_rows_with_missing_fields_are_left_out_as_on_the_hub(tmp_path: Path) -> None:
-    write_tsv(tmp_path, "qqp")
-    with (tmp_path / "QQP" / "train.tsv").open("a") as stream:
-        stream.write("9\tcut off\n")
-    assert len(read_split(GlueFolderSource(task="qqp", path=str(tmp_path)), "train")) == 9
 
 
 def test_the_embedded_task_is_read_from_the_cache(
@@ -340,23 +236,6 @@ def test_an_embedded_task_that_cannot_be_built_says_why(monkeypatch: pytest.Monk
 def test_contradicting_options_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FilesSource.model_validate({"train": "t.csv", "report": "r.csv", **changes})
-
-
-REAL = {"sst2": (67_349, 872), "mrpc": (3_667, 408), "cola": (8_551, 1_043), "stsb": (5_749, 1_500)}
-
-
-@pytest.mark.parametrize("task", sorted(REAL))
-def test_real_glue_files_have_the_published_numbers_of_rows(task: Any) -> None:
-    data = read_task(GlueFolderSource(task=task, path=str(data_folder() / task)))
-    assert (len(data.splits["train"]), len(data.splits["report"])) == REAL[task]
-
-
-def test_sst2_is_read_within_two_seconds_of_cpu() -> None:
-    """Half a second on a quiet core: one function call for each row's checks would take longer."""
-    source = GlueFolderSource(task="sst2", path=str(data_folder() / "sst2"))
-    start = time.process_time()
-    read_task(source)
-    assert time.process_time() - start < 2
 
 
 def test_real_trec_and_banking_files() -> None:

@@ -13,7 +13,6 @@ from search_spaces.errors import SpecError
 from search_spaces.expand import expand
 from search_spaces.loading import parse_sweep, show
 from search_spaces.resolve import resolve_sweep
-from search_spaces.sweep import SweepSpec
 from search_spaces.tasks import (
     metric_range,
     primary_metric,
@@ -28,7 +27,7 @@ from search_spaces.token_sources import (
     SquadHubSource,
     TextSource,
 )
-from tests.search_spaces.makers import MINIMAL
+from tests.search_spaces.makers import faults_of, sweep_of
 from tests.workers.token_tasks import (
     SPECIALS,
     make_word_model,
@@ -46,18 +45,6 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_word_model(tmp_path_factory.mktemp("words"))
-
-
-def sweep_of(model: Path, source: dict[str, Any], max_length: int = 20, **more: Any) -> SweepSpec:
-    task = {"name": "own", "source": source, "max_length": max_length}
-    models = [{"name": "tiny", "source": str(model)}]
-    return SweepSpec.model_validate({**MINIMAL, "models": models, "tasks": [task], **more})
-
-
-def faults_of(model: Path, source: dict[str, Any], max_length: int = 20) -> list[str]:
-    with pytest.raises(SpecError) as error:
-        resolve_sweep(sweep_of(model, source, max_length))
-    return [str(fault) for fault in error.value.faults]
 
 
 def test_blocks_make_the_steps_of_an_epoch(words: Path, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from search_spaces.prunable import PrunableSet
 from search_spaces.resolve import TaskFacts
 from search_spaces.splits import load_splits
 from search_spaces.trial import TrainedMask
+from tests.workers.reference import reference_losses
 from tests.workers.requests import WORDS, facts, request
 from tests.workers.running import end_of, losses_of, run
-from tests.workers.test_trial import reference_losses
 from workers.mask_file import write_mask
 from workers.pruners import random_uniform
 

@@ -12,28 +12,31 @@ from hypothesis import strategies as st
 
 from cluster.attempts import AttemptFailure
 from cluster.local_executor import LocalExecutor
-from search_spaces.contracts import Compute, Failed, FailureClass, TrialRequest, TrialResult
-from search_spaces.models import ModelFacts
-from search_spaces.resolve import TaskFacts
+from search_spaces.contracts import Compute, Failed, FailureClass, TrialResult
 from search_spaces.resuming import CheckpointsSpec
-from search_spaces.trial import Outputs, PruneOutput, RandomMask, weights_artifact
+from search_spaces.trial import Outputs, weights_artifact
 from tests.workers.interrupted import (
+    MASK,
+    PER_EPOCH,
+    STEPS,
     InterruptedTrials,
+    Toy,
+    checkpoint_of,
+    cut,
     drifting,
+    flip,
+    folder_of_checkpoints,
+    leave,
     leaving,
     notices,
+    same,
     staying,
+    trial,
     with_checkpoints,
 )
-from tests.workers.requests import request
 from tests.workers.running import ProcessGang, end_of, run
 from workers.checkpoint_file import MANIFEST, read_manifest
 
-Toy = tuple[ModelFacts, TaskFacts]
-STEPS, PER_EPOCH, K = 8, 4, 900
-PRUNE = PruneOutput(pruner="global-magnitude", num_removed=2 * K)
-OF_PROCESS = {"attempt", "seconds", "peak_memory_gib", "started_at", "resumed_at_step"}
-MASK = RandomMask(num_removed=K, seed=3)
 KINDS: dict[str, dict[str, Any]] = {
     "dense": {},
     "masked": {"mask": MASK, "weight_decay": 0.0},  # then unused rows have no state either
@@ -46,22 +49,6 @@ KINDS: dict[str, dict[str, Any]] = {
 def _notices() -> Iterator[None]:
     with notices():
         yield
-
-
-def trial(root: Path, toy: Toy, name: str, **changes: Any) -> TrialRequest:
-    """Return a trial with dropout and two micro-batches a step, in a store of its own."""
-    options: dict[str, Any] = {
-        "hidden_dropout": 0.1,
-        "attention_dropout": 0.1,
-        "compute": Compute(micro_batch_size=8),
-        "outputs": Outputs(prunes=(PRUNE,), weights=(3, STEPS)),
-    }
-    return request(root / name, *toy, **(options | changes))
-
-
-def same(result: TrialResult) -> dict[str, Any]:
-    """Return all that must be equal, the hashes of masks and weights among it."""
-    return result.model_dump(exclude=OF_PROCESS)
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +64,6 @@ def undisturbed(root: Path, toy: Toy, accumulating: LocalExecutor) -> dict[str, 
         kind: run(accumulating, trial(root, toy, f"undisturbed-{kind}", **changes))
         for kind, changes in KINDS.items()
     }
-
-
-def leave(executor: LocalExecutor, wanted: TrialRequest) -> Failed:
-    """Run an attempt that is taken away."""
-    outcome = end_of(executor, wanted)
-    assert isinstance(outcome, Failed), outcome
-    assert outcome.failure is FailureClass.PREEMPTED, outcome.details
-    return outcome
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,29 +137,6 @@ def test_one_is_written_by_time_and_only_the_last_stays(
     names = {path.name for path in (folder / manifest.folder).iterdir()}
     assert names == {info.name for info in manifest.files}
     assert names == {"state.safetensors", "rank-0.safetensors", "rank-0.json"}
-
-
-def folder_of_checkpoints(wanted: TrialRequest) -> Path:
-    assert wanted.checkpoints
-    return Path(wanted.checkpoints.uri)
-
-
-def checkpoint_of(wanted: TrialRequest) -> Path:
-    """Return the folder of the one checkpoint."""
-    folder = folder_of_checkpoints(wanted)
-    manifest = read_manifest(str(folder))
-    assert manifest is not None
-    return folder / manifest.folder
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {

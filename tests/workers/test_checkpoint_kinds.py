@@ -10,19 +10,20 @@ import pytest
 from cluster.local_executor import LocalExecutor
 from search_spaces.contracts import TrialRequest
 from search_spaces.trial import CARRY_ARTIFACT, Outputs, SavedWeights, weights_artifact
-from tests.workers.interrupted import leaving, staying, with_checkpoints
-from tests.workers.running import artifact_ref, run
-from tests.workers.test_checkpoint import (
+from tests.workers.interrupted import (
     MASK,
     PRUNE,
     STEPS,
     Toy,
-    _notices,
-    accumulating,
     leave,
+    leaving,
     same,
+    staying,
     trial,
+    with_checkpoints,
 )
+from tests.workers.running import artifact_ref, run
+from tests.workers.test_checkpoint import _notices, accumulating
 from tests.workers.token_tasks import Toys
 
 __all__ = ["_notices", "accumulating"]  # fixtures
