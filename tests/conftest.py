@@ -20,6 +20,7 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     from cluster.session import Session
 
     token = tmp_path_factory.mktemp("ray") / "token"
+    token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
