@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli import main
 from orchestrator.compare import compare_counts
 from orchestrator.compare_sides import parse_selector
 from orchestrator.statistics import bootstrap_interval, t_interval
@@ -23,14 +20,13 @@ from search_spaces.contracts import ArtifactInfo, SplitScore, attempt_folder
 from search_spaces.prunable import PrunableSet
 from search_spaces.trial import Trial
 from tests.orchestrator.factories import make_result
+from tests.orchestrator.said import Said, Say, saying
 from tests.orchestrator.sweeps import make_source, tickets, write_data, write_sweep
-from tests.orchestrator.test_mask_commands import Said
 from tests.workers.requests import make_model, make_task
 from workers.mask_file import write_mask
 from workers.pruners import random_uniform
 
 SEEDS = list(range(1, 11))
-Say = Callable[..., Said]
 
 
 def commit(path: Path, better: float, seeds: list[int] | None = None) -> None:
@@ -99,15 +95,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def say(world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(world)
-
-    def run(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["tickets", "compare", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Said(int(str(ended.value.code or 0)), printed.out, printed.err)
-
-    return run
+    return saying("compare", monkeypatch, capsys)
 
 
 def rows(said: Said) -> list[dict[str, Any]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from orchestrator.cli import main
 from orchestrator.finishing import ended
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, Transition
@@ -29,8 +27,9 @@ from orchestrator.tracking_diff import is_at_hand
 from orchestrator.tracking_verdicts import VerdictPlan
 from search_spaces.contracts import TrialState
 from tests.orchestrator.mlflow_content import experiment_content
+from tests.orchestrator.said import Say, saying
 from tests.orchestrator.sweeps import write_data, write_sweep
-from tests.orchestrator.test_compare import Said, commit
+from tests.orchestrator.test_compare import commit
 from tests.orchestrator.test_tracking import runs_of
 
 SMALL: dict[str, Any] = {"seeds": [1, 2], "schedule": {"kind": "levels", "levels": [0.3]}}
@@ -285,9 +284,7 @@ def test_verdicts_are_written_anew(place: Place) -> None:
     assert place.content() == before
 
 
-def test_verdicts_of_a_later_set_of_trials_are_not_taken_back(
-    place: Place, say: Callable[..., Said]
-) -> None:
+def test_verdicts_of_a_later_set_of_trials_are_not_taken_back(place: Place, say: Say) -> None:
     """Mending does not decide which of two sweeps of one name counts; a run does."""
     assert log_verdicts(place, "later").past
     before = place.content()
@@ -416,18 +413,11 @@ def test_a_mask_that_cannot_be_read_leaves_the_rest_mended(
 
 
 @pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    def run(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["tickets", "sync", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Said(int(str(ended.value.code or 0)), printed.out, printed.err)
-
-    return run
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    return saying("sync", monkeypatch, capsys)
 
 
-def test_the_command_says_what_it_does(place: Place, say: Callable[..., Said]) -> None:
+def test_the_command_says_what_it_does(place: Place, say: Say) -> None:
     """Check foretells with exit code 1, then all is done, then there is nothing to do."""
     run = place.run()
     place.client.delete_run(run.info.run_id)
@@ -449,7 +439,7 @@ def test_the_command_says_what_it_does(place: Place, say: Callable[..., Said]) -
 
 @pytest.mark.slow
 def test_a_sweep_that_has_not_ended_gets_no_verdicts(
-    place: Place, say: Callable[..., Said], tmp_path: Path
+    place: Place, say: Say, tmp_path: Path
 ) -> None:
     """What is committed is mirrored all the same, also where there was no database yet."""
     other = write_sweep(tmp_path, "half", place.root, **SMALL)
