@@ -26,11 +26,11 @@ from orchestrator.tracking import MlflowTracker
 from orchestrator.tracking_diff import is_at_hand
 from orchestrator.tracking_verdicts import VerdictPlan
 from search_spaces.contracts import TrialState
+from tests.orchestrator.committed_sweeps import commit
+from tests.orchestrator.mirrored import runs_of
 from tests.orchestrator.mlflow_content import experiment_content
 from tests.orchestrator.said import Say, saying
 from tests.orchestrator.sweeps import write_data, write_sweep
-from tests.orchestrator.test_compare import commit
-from tests.orchestrator.test_tracking import runs_of
 
 SMALL: dict[str, Any] = {"seeds": [1, 2], "schedule": {"kind": "levels", "levels": [0.3]}}
 
