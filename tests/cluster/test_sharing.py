@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from hypothesis import given
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from cluster.board import STALE_S, Board
 from cluster.claims import Claim, allowances
 from cluster.share import Share, Sharing
+from tests.cluster.shared_table import Hands, SharedTable
 
 
 def claim(driver: str, num_wanted: int, num_gangs: int = 2, **changes: float) -> Claim:
@@ -87,50 +87,6 @@ def test_more_sweeps_than_seats_take_turns() -> None:
     assert allowances([replace(first, served_s=59), second], turn_s=60)["a"] == 1
     after = [replace(first, served_s=60, num_held=0), second]
     assert allowances(after, turn_s=60) == {"a": 0, "b": 1}
-
-
-class SharedTable:
-    """A table of this process, which can fail as a head does that has gone."""
-
-    def __init__(self) -> None:
-        self.content: dict[bytes, bytes] = {}
-        self.is_gone = False
-        self.is_broken = False
-
-    def ask(self) -> None:
-        self._check()
-
-    def put(self, key: bytes, value: bytes) -> None:
-        if self.is_broken:
-            raise ValueError("broken")
-        self._check()
-        self.content[key] = value
-
-    def delete(self, key: bytes) -> None:
-        self._check()
-        self.content.pop(key, None)
-
-    def rows(self, prefix: bytes) -> Mapping[bytes, bytes]:
-        self._check()
-        return {key: value for key, value in self.content.items() if key.startswith(prefix)}
-
-    def draining(self) -> set[str]:
-        self._check()
-        return {"leaving"}
-
-    def _check(self) -> None:
-        if self.is_gone:
-            raise ConnectionError("gone")
-
-
-class Hands:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def _pair() -> tuple[SharedTable, Hands, Board, Board]:

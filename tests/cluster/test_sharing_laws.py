@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.share import Share, Sharing
-from tests.cluster.test_sharing import Hands, SharedTable
+from tests.cluster.shared_table import Hands, SharedTable
 
 TURN_S = 20.0
 _LAG_S = 4  # until each has read what the other has told

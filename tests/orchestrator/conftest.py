@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import pytest
 # Imported in the fixtures: who runs one light test need not wait for torch.
 if TYPE_CHECKING:
     from tests.orchestrator.bad_sweeps import Tickets
+    from tests.orchestrator.mirrored_sweep import Place
     from tests.orchestrator.ticket_worlds import World as TicketWorld
     from tests.orchestrator.world import World
 
@@ -88,3 +90,29 @@ def folder(registered: TicketWorld, tmp_path: Path) -> Path:
     client = MlflowClient(registered.uri)
     run_id = client.get_model_version_by_alias(NAME, "s70").run_id
     return Path(client.download_artifacts(run_id, "ticket", str(tmp_path)))
+
+
+@pytest.fixture(scope="session")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Data, model, store and an MLflow that is up to date."""
+    from tests.orchestrator.committed_sweeps import commit
+    from tests.orchestrator.mirrored_sweep import Place
+    from tests.orchestrator.sweeps import write_data
+
+    root = tmp_path_factory.mktemp("sync")
+    write_data(root)
+    place = Place(root)
+    commit(place.path, 0.0)
+    place.sync()
+    return place
+
+
+@pytest.fixture
+def place(mirrored: Place) -> Iterator[Place]:
+    """The same for each test: what one did to MLflow's database is taken back."""
+    kept = mirrored.root / "kept.db"
+    shutil.copy(mirrored.root / "s.db", kept)
+    try:
+        yield mirrored
+    finally:
+        shutil.copy(kept, mirrored.root / "s.db")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,65 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli import main
 from orchestrator.compare import compare_counts
 from orchestrator.compare_sides import parse_selector
 from orchestrator.statistics import bootstrap_interval, t_interval
-from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
-from search_spaces.contracts import ArtifactInfo, SplitScore, attempt_folder
-from search_spaces.prunable import PrunableSet
-from search_spaces.trial import Trial
-from tests.orchestrator.factories import make_result
+from tests.orchestrator.committed_sweeps import SEEDS, commit
+from tests.orchestrator.said import Said, Say, saying
 from tests.orchestrator.sweeps import make_source, tickets, write_data, write_sweep
-from tests.orchestrator.test_mask_commands import Said
 from tests.workers.requests import make_model, make_task
 from workers.mask_file import write_mask
 from workers.pruners import random_uniform
-
-SEEDS = list(range(1, 11))
-Say = Callable[..., Said]
-
-
-def commit(path: Path, better: float, seeds: list[int] | None = None) -> None:
-    """Commit a result of every trial of a sweep, with real masks; imp gains ``better``."""
-    context = SweepContext.open(path)
-    store, (facts,) = Store(context.spec.store), context.models.values()
-    for trial in context.trials:
-        role = trial.main_role
-        if role.kind != "round" and role.seed not in (seeds or SEEDS):
-            continue
-        gain = better * (1 + role.seed % 3) if role.method == "imp" else 0.0
-        score = 0.9 - role.sparsity / 10 + role.seed / 1000 + gain
-        masks = {
-            prune.artifact: random_uniform(facts.prunable, prune.num_removed, role.seed)
-            for prune in trial.outputs.prunes
-        }
-        files = {name: write_mask(mask, {}) for name, mask in masks.items()}
-        if trial.outputs.input_mask:
-            own = random_uniform(facts.prunable, trial.spec.num_removed, 7)
-            files["mask.arrow"] = write_mask(own, {})
-        store.commit(_result(trial, score, files, store, facts.prunable), trial.spec)
-
-
-def _result(
-    trial: Trial, score: float, files: dict[str, bytes], store: Store, prunable: PrunableSet
-) -> Any:
-    folder = Path(attempt_folder(store.uri, trial.key, "a1"))
-    folder.mkdir(parents=True, exist_ok=True)
-    infos = {}
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-        digest = hashlib.sha256(data).hexdigest()
-        infos[name] = ArtifactInfo(name=name, sha256=digest, num_bytes=len(data))
-    scores = {
-        split: SplitScore(metrics={"accuracy": value}, num_examples=9, constant_predictor=False)
-        for split, value in (("select", score), ("report", score - 0.1))
-    }
-    num = trial.spec.num_removed
-    mask = random_uniform(prunable, num, trial.spec.seed).info() if num else None
-    made = make_result(trial, "a1").model_copy(update={"scores": scores, "input_mask": mask})
-    return made.model_copy(update={"artifacts": infos, "masks": {}})
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def say(world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(world)
-
-    def run(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["tickets", "compare", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Said(int(str(ended.value.code or 0)), printed.out, printed.err)
-
-    return run
+    return saying("compare", monkeypatch, capsys)
 
 
 def rows(said: Said) -> list[dict[str, Any]]:

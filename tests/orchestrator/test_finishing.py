@@ -19,7 +19,7 @@ from search_spaces.contracts import TrialState
 from search_spaces.errors import StoreLostError
 from tests.orchestrator.factories import finish, make_lineage
 from tests.orchestrator.simulated import FakeClock
-from tests.orchestrator.test_judging import make_sweep
+from tests.orchestrator.small_worlds import make_sweep
 from tests.orchestrator.weather import Weather, break_storage
 
 TRIALS = make_lineage(num_rounds=3)

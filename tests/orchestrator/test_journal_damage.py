@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.graph import TrialGraph
-from orchestrator.journal import Journal, SweepInfo, Transition
+from orchestrator.journal import Journal
 from orchestrator.journal_file import (
     BrokenJournalError,
     DamagedJournalError,
@@ -19,45 +18,10 @@ from orchestrator.journal_file import (
     require_whole_file,
 )
 from orchestrator.store import Store
-from search_spaces.contracts import TrialState
 from search_spaces.errors import UserError
-from tests.orchestrator.factories import finish, make_lineage
+from tests.orchestrator.journals import GRAPH, LINEAGE, SWEEP, alter, asides, live, path, store
 
-SWEEP = SweepInfo(name="toy", sweep_hash="h1", spec_yaml="name: toy\n")
-LINEAGE = make_lineage(num_rounds=3)
-GRAPH = TrialGraph(LINEAGE)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """Holds the first two of three trials."""
-    store = Store(str(tmp_path / "store"))
-    for trial in LINEAGE[:2]:
-        store.commit(finish(store.uri, trial, "a1"), trial.spec)
-    return store
-
-
-def live(journal: Journal, store: Store) -> None:
-    """Write what a run writes: rows, states, events."""
-    journal.rebuild(GRAPH, store, now=1.0)
-    for number in range(4):
-        key = LINEAGE[2].key
-        journal.record([Transition(key, TrialState.RUNNING, "started")], now=2.0 + number)
-        journal.record([Transition(key, TrialState.FAILED, "failed", "broke" * 40)], now=3.0)
-
-
-@pytest.fixture
-def path(tmp_path: Path, store: Store) -> Path:
-    """A whole journal, closed."""
-    path = tmp_path / "toy.sqlite"
-    with Journal.open(path, SWEEP, now=1.0) as journal:
-        live(journal, store)
-    return path
-
-
-def asides(path: Path) -> list[Path]:
-    found = path.parent.glob(f"{path.name}.damaged-*")
-    return [file for file in found if not file.name.endswith(("-wal", "-shm", "-journal"))]
+__all__ = ["path", "store"]  # fixtures
 
 
 def assert_rebuilt(
@@ -85,13 +49,6 @@ def overwrite(path: Path, place: int, data: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(place)
         file.write(data)
-
-
-def alter(path: Path, *statements: str) -> None:
-    with sqlite3.connect(path) as database:
-        for statement in statements:
-            database.execute(statement)
-    database.close()
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -15,7 +15,7 @@ from orchestrator import lease as lease_module
 from orchestrator.lease_record import LeaseRecord, decode_lease
 from orchestrator.storage import Storage
 from search_spaces.errors import UserError
-from tests.orchestrator.test_lease import PATH, elsewhere, eventually, seen, take, uri, write
+from tests.orchestrator.leases import PATH, elsewhere, eventually, seen, take, uri, write
 
 __all__ = ["uri"]  # a fixture
 

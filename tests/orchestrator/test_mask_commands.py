@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from orchestrator.cli import main
 from search_spaces.models import ModelSpecYaml, resolve_model
+from tests.orchestrator.said import Say, saying
 from tests.workers.requests import make_model
 from workers.mask import Mask
 from workers.mask_file import read_mask, write_mask
 from workers.pruners import random_uniform
 
 
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-Say = Callable[..., Said]
-
-
 @pytest.fixture
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["tickets", "mask", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Said(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
+    return saying("mask", monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

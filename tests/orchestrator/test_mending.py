@@ -14,7 +14,7 @@ from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from search_spaces.errors import UserError
 from search_spaces.loading import parse_sweep
-from tests.orchestrator.test_journal_damage import LINEAGE, SWEEP, alter, asides, path, store
+from tests.orchestrator.journals import LINEAGE, SWEEP, alter, asides, path, store
 
 __all__ = ["path", "store"]  # fixtures
 SPEC = """

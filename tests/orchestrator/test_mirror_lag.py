@@ -11,8 +11,8 @@ import pytest
 from orchestrator.cli import status
 from orchestrator.mirror_lag import MirrorLag, describe_lag, lag_path, read_lag, write_lag
 from orchestrator.watch import Watcher
+from tests.orchestrator.frames import NOW, fill, shown
 from tests.orchestrator.steered import CommandWorld
-from tests.orchestrator.test_watch import NOW, fill, shown
 
 BEHIND = MirrorLag(NOW, num_mirrored=3, num_behind=2, oldest_at=NOW - 90)
 

@@ -22,7 +22,7 @@ from matplotlib.image import imread
 from orchestrator.report import write_report
 from tests.orchestrator.reports import SWEEP, lose, with_mask
 from tests.orchestrator.small_worlds import small_world
-from tests.orchestrator.test_report_transfer import OVERLAPS, finished
+from tests.orchestrator.transfer_worlds import OVERLAPS, finished
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PATIENCE_S = 120

@@ -14,26 +14,14 @@ from orchestrator.report import write_report
 from orchestrator.report_text import show_points, show_pvalue
 from orchestrator.report_transfer import cell_word, count_text, source_sentence
 from orchestrator.transfer import DarkCount, TransferCell, TransferMatrix
-from orchestrator.transfer_judging import SourceOverlaps, judge_transfers
+from orchestrator.transfer_judging import judge_transfers
 from orchestrator.transfer_rows import TRANSFER_COLUMNS, transfer_table
 from orchestrator.transfer_screens import show_transfer
-from search_spaces.contracts import TrialResult
-from search_spaces.sweep import SweepSpec
-from search_spaces.trial import Trial
 from tests.orchestrator.reports import SWEEP, words
 from tests.orchestrator.small_worlds import small_world
-from tests.orchestrator.test_adaptive import run, world
+from tests.orchestrator.transfer_worlds import OVERLAPS, finished, run, world
 
-OVERLAPS = SourceOverlaps(
-    "tiny", ("a", "b", "theta0"), ((1, 0.4, 0.5), (0.4, 1, None), (0.5, None, 1)), 1 / 3
-)
 FIGURES = ["overlap-01-tiny.png", "transfer-01-tiny-report.png", "transfer-01-tiny-select.png"]
-
-
-def finished() -> tuple[SweepSpec, list[Trial], dict[str, TrialResult]]:
-    """Two tasks and theta0: a on b is worse, b on a was stopped, theta0 on a is dark."""
-    spec, trials = world()
-    return spec, trials, run(spec, trials)[1]
 
 
 def transfers_of(folder: Path) -> list[str]:

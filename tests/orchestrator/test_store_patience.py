@@ -25,9 +25,9 @@ from orchestrator.store_patience import StorePatience, at_the_end
 from orchestrator.watch import Watcher
 from search_spaces.contracts import TrialState
 from search_spaces.errors import StoreAwayError, StoreLostError, UserError
+from tests.orchestrator.dags import dags
 from tests.orchestrator.factories import make_dag, make_lineage, make_trial
 from tests.orchestrator.simulated import FakeClock
-from tests.orchestrator.test_graph import dags
 from tests.orchestrator.weather import Weather, break_storage, drive
 from tests.orchestrator.world import World, assert_journal_agrees
 

@@ -1,98 +1,16 @@
-"""`tickets sync` against a real MLflow on SQLite: whatever was done to it, it is put right."""
+"""`tickets sync` on a real SQLite MLflow: whatever was done to a trial's run, it is put right."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import sqlite3
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import ViewType
 
-from orchestrator.cli import main
-from orchestrator.finishing import ended
-from orchestrator.graph import TrialGraph
-from orchestrator.journal import Journal, Transition
-from orchestrator.judging import judge_sweep
-from orchestrator.mirror_lag import lag_path, read_lag
-from orchestrator.store import Store
-from orchestrator.sweep_context import SweepContext
-from orchestrator.sync_command import _lines
-from orchestrator.syncing import SyncReport, check_mirror, sync_mirror
-from orchestrator.tracking import MlflowTracker
-from orchestrator.tracking_diff import is_at_hand
-from orchestrator.tracking_verdicts import VerdictPlan
-from search_spaces.contracts import TrialState
-from tests.orchestrator.mlflow_content import experiment_content
-from tests.orchestrator.sweeps import write_data, write_sweep
-from tests.orchestrator.test_compare import Said, commit
-from tests.orchestrator.test_tracking import runs_of
-
-SMALL: dict[str, Any] = {"seeds": [1, 2], "schedule": {"kind": "levels", "levels": [0.3]}}
-
-
-class Place:
-    """A finished sweep, and its MLflow."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.path = write_sweep(root, "s", root, **SMALL)
-        self.context = SweepContext.open(self.path)
-        self.store = Store(self.context.spec.store)
-        self.uri = self.context.spec.tracking.uri
-
-    @property
-    def client(self) -> MlflowClient:
-        return MlflowClient(self.uri)
-
-    def sync(self) -> SyncReport:
-        return sync_mirror(self.context, self.store)
-
-    def check(self) -> SyncReport:
-        return check_mirror(self.context, self.store)
-
-    def run(self, index: int = 0, condition: str = "tags.kind = 'final'") -> Run:
-        return sorted(runs_of(self.uri, "s", condition), key=lambda run: run.info.run_name)[index]
-
-    def content(self) -> list[dict[str, Any]]:
-        """Return what all active runs say."""
-        return experiment_content(self.root / "s.db", "s")
-
-    def mended(self) -> tuple[str, str]:
-        """Mend the one thing that is wrong, as foretold; return problem and remedy."""
-        foretold = self.check().entries
-        report = self.sync()
-        assert [vars(one) for one in foretold] == [vars(one) for one in report.entries]
-        (entry,) = report.entries
-        assert not self.sync().entries, "a second time there is nothing to do"
-        return entry.problem, entry.remedy
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """Data, model, store and an MLflow that is up to date."""
-    root = tmp_path_factory.mktemp("sync")
-    write_data(root)
-    place = Place(root)
-    commit(place.path, 0.0)
-    place.sync()
-    return place
-
-
-@pytest.fixture
-def place(made: Place) -> Iterator[Place]:
-    """The same for each test: what one did to MLflow's database is taken back."""
-    kept = made.root / "kept.db"
-    shutil.copy(made.root / "s.db", kept)
-    try:
-        yield made
-    finally:
-        shutil.copy(kept, made.root / "s.db")
+from tests.orchestrator.mirrored import runs_of
+from tests.orchestrator.mirrored_sweep import Place
 
 
 def edit(place: Place, asked: str, *values: object) -> None:
@@ -271,115 +189,6 @@ def test_a_trial_of_two_sweeps_keeps_the_run_of_one(place: Place) -> None:
     assert entry.problem == "tag host is 'elsewhere', not 'localhost'"
 
 
-def test_verdicts_are_written_anew(place: Place) -> None:
-    before = place.content()
-    for index, condition in enumerate(["tags.rule = 'strict'", "tags.rule = 'noninferior'"]):
-        run = place.run(0, f"tags.kind = 'verdict' and {condition}")
-        if index:
-            place.client.set_tag(run.info.run_id, "matching", "maybe")
-        else:
-            place.client.delete_run(run.info.run_id)
-    problem, remedy = place.mended()
-    assert problem == "1 missing, 1 changed or there twice"
-    assert remedy == "written anew; the old ones are withdrawn"
-    assert place.content() == before
-
-
-def test_verdicts_of_a_later_set_of_trials_are_not_taken_back(
-    place: Place, say: Callable[..., Said]
-) -> None:
-    """Mending does not decide which of two sweeps of one name counts; a run does."""
-    assert log_verdicts(place, "later").past
-    before = place.content()
-    assert place.check().entries == place.sync().entries == ()
-    assert place.content() == before
-    said = say(place.path)
-    assert said.code == 0
-    assert "The verdicts of another set of trials of the name s are the current ones" in said.out
-    assert log_verdicts(place, place.context.info.sweep_hash).past
-    report = place.check()
-    assert (report.entries, report.is_superseded) == ((), False)
-
-
-def log_verdicts(place: Place, sweep_hash: str) -> VerdictPlan:
-    """Make a set of trials the current one of the sweep's name; return what had to be done."""
-    spec, trials = place.context.spec, place.context.trials
-    judged = judge_sweep(spec, trials, ended(place.context, place.store)[0])
-    tracker = MlflowTracker(place.uri, "s", "s", sweep_hash)
-    told = judged, spec.verdict.rule, spec.replicate
-    plan = tracker.plan_verdicts(*told)
-    tracker.log_verdicts(*told)
-    tracker.finish(succeeded=True)
-    return plan
-
-
-def test_a_sweep_whose_last_trials_were_cancelled_has_ended(place: Place, tmp_path: Path) -> None:
-    """Nobody will run them, so verdicts are looked at; after a Ctrl-C somebody will."""
-    final = next(trial for trial in place.context.trials if trial.kind == "final")
-    results = place.root / "s-store" / "results" / final.key
-    path = place.context.journal_path
-    shutil.move(results, tmp_path / "kept")
-    try:
-        assert not place.check().has_verdicts
-        for event, has_ended in (("cancelled", False), ("given_up", True)):
-            with Journal.open(path, place.context.info, 1.0) as journal:
-                journal.rebuild(TrialGraph(place.context.trials), place.store, 1.0)
-                state, payload = TrialState.CANCELLED, {"cause": final.key}
-                journal.record([Transition(final.key, state, event, payload=payload)], 2.0)
-                journal.end(3.0)
-            assert place.check().has_verdicts == has_ended
-    finally:
-        shutil.rmtree(path.parent)
-        shutil.move(tmp_path / "kept", results)
-
-
-def test_files_elsewhere_are_compared_by_size_and_that_is_said(place: Place) -> None:
-    """They are read on demand alone: masks are large, and there are many."""
-    for is_read in (True, False):
-        report = SyncReport("s", 1, (), True, is_superseded=False, are_files_read=is_read)
-        said = "\n".join(_lines(place.context, report, check=False))
-        assert ("compared by size" in said and "--verify reads them." in said) != is_read
-    for uri in ("file:///a/b", "/a/b"):
-        assert is_at_hand(uri)
-    for uri in ("mlflow-artifacts:/1", "s3://bucket/1", "http://host/1"):
-        assert not is_at_hand(uri)
-
-
-@pytest.mark.slow
-def test_the_sweeps_own_run_is_there_once(place: Place) -> None:
-    """A copy counts for nothing, and no trial is said to belong to another run."""
-    before, run = place.content(), place.run(0, "tags.kind = 'sweep'")
-    tags = {name: run.data.tags[name] for name in ("kind", "sweep", "sweep_hash")}
-    place.client.create_run(run.info.experiment_id, tags=tags)
-    assert place.mended() == ("is there 2 times", "copies moved to MLflow's trash")
-    assert place.content() == before
-
-
-@pytest.mark.slow
-def test_the_sweeps_own_run_is_restored_with_its_state(place: Place) -> None:
-    run = place.run(0, "tags.kind = 'sweep'")
-    place.client.delete_run(run.info.run_id)
-    (foretold,) = place.check().entries[:1]
-    assert foretold.problem == "is missing" and foretold.remedy == "restored or made"
-    (entry,) = place.sync().entries
-    assert (entry.problem, entry.remedy) == ("was deleted", "restored")
-    place.client.update_run(run.info.run_id, "RUNNING")
-    assert place.mended() == ("its status is RUNNING, not FINISHED", "mended")
-    assert place.run(0, "tags.kind = 'sweep'").info.run_id == run.info.run_id
-
-
-@pytest.mark.slow
-def test_an_experiment_that_is_gone_is_made_with_all_it_held(place: Place) -> None:
-    before = place.content()
-    place.client.rename_experiment(place.run().info.experiment_id, "moved away")
-    (foretold,) = place.check().entries
-    assert (foretold.problem, foretold.remedy) == ("is missing", "made, with all its runs")
-    entries = place.sync().entries
-    assert entries[0].problem == "is missing"
-    assert place.sync().entries == ()
-    assert place.content() == [run for run in before if run["tags"]["kind"] != "ticket"]
-
-
 def test_checking_writes_nothing(place: Place) -> None:
     place.client.delete_run(place.run().info.run_id)
     place.client.set_tag(place.run().info.run_id, "task", "other")
@@ -413,58 +222,3 @@ def test_a_mask_that_cannot_be_read_leaves_the_rest_mended(
     assert (len(report.entries), report.num_left) == (2, 1)
     (left,) = [entry for entry in report.entries if entry.is_left]
     assert left.remedy == "not mended: the disk is full."
-
-
-@pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    def run(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["tickets", "sync", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Said(int(str(ended.value.code or 0)), printed.out, printed.err)
-
-    return run
-
-
-def test_the_command_says_what_it_does(place: Place, say: Callable[..., Said]) -> None:
-    """Check foretells with exit code 1, then all is done, then there is nothing to do."""
-    run = place.run()
-    place.client.delete_run(run.info.run_id)
-    said = say(place.path, "--check")
-    assert said.code == 1
-    assert "its run was deleted: to be restored." in said.out
-    assert "committed trials, 1 to do." in said.out
-    said = say(place.path)
-    assert said.code == 0
-    assert f"{run.info.run_name} (" in said.out and "its run was deleted: restored." in said.out
-    assert "committed trials, 1 done, 0 left." in said.out
-    said = say(place.path)
-    assert said.code == 0
-    assert "committed trials are there. Nothing to do." in said.out
-    told = json.loads(say(place.path, "--check", "--json").out)
-    assert (told["entries"], told["sweep"], told["is_check"]) == ([], "s", True)
-    assert told["num_trials"] == len(place.context.trials)
-
-
-@pytest.mark.slow
-def test_a_sweep_that_has_not_ended_gets_no_verdicts(
-    place: Place, say: Callable[..., Said], tmp_path: Path
-) -> None:
-    """What is committed is mirrored all the same, also where there was no database yet."""
-    other = write_sweep(tmp_path, "half", place.root, **SMALL)
-    commit(other, 0.0)
-    context = SweepContext.open(other)
-    final = next(trial for trial in context.trials if trial.kind == "final")
-    shutil.rmtree(tmp_path / "half-store" / "results" / final.key)
-    said = say(other, "--check")
-    assert said.code == 2
-    assert "there is no database" in said.err
-    assert not (tmp_path / "half.db").exists()
-    said = say(other)
-    assert said.code == 0
-    assert "The sweep has not ended: its verdicts come with its end." in said.out
-    uri = context.spec.tracking.uri
-    assert runs_of(uri, "half", "tags.kind = 'verdict'") == []
-    assert len(runs_of(uri, "half", "tags.trial_key != ''")) == len(context.trials) - 1
-    assert read_lag(lag_path(context.journal_path)) is None  # without a journal no status is asked

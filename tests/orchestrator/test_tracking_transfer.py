@@ -19,8 +19,7 @@ from search_spaces.contracts import TrialResult
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import Trial
 from tests.orchestrator.mirrored import outcome, runs_of
-from tests.orchestrator.test_adaptive import run, world
-from tests.orchestrator.test_report_transfer import finished
+from tests.orchestrator.transfer_worlds import finished, run, world
 
 CELLS = "tags.kind = 'transfer-verdict'"
 World = tuple[SweepSpec, list[Trial], dict[str, TrialResult]]

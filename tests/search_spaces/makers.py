@@ -1,4 +1,4 @@
-"""Small hand-made models, tasks and sweeps for the tests of search_spaces."""
+"""Small hand-made models, tasks, sweeps and their trials for the tests of search_spaces."""
 
 import json
 import os
@@ -12,11 +12,12 @@ from safetensors.numpy import save_file
 
 from search_spaces.contracts import ModelPlace, TaskPlace
 from search_spaces.errors import SpecError
+from search_spaces.expand import expand
 from search_spaces.models import ModelFacts
 from search_spaces.prunable import backbone_names, prunable_names, prunable_set
 from search_spaces.resolve import TaskFacts, resolve_sweep
 from search_spaces.sweep import SweepSpec
-from search_spaces.trial import ModelIdentity, TaskIdentity
+from search_spaces.trial import ModelIdentity, TaskIdentity, Trial
 
 HIDDEN, INNER, NUM_LAYERS = 4, 8, 2
 NUM_PRUNABLE = NUM_LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)  # 256
@@ -29,6 +30,7 @@ MINIMAL: dict[str, Any] = {
     "schedule": {"kind": "levels", "levels": [0.5, 0.75]},
     "recipe": {"epochs": 2, "learning_rate": 1e-4},
 }
+SHORTER = {"epochs": 1}  # makes the search recipe differ from the final one
 
 
 def sweep(**changes: Any) -> SweepSpec:
@@ -113,6 +115,14 @@ def task_facts(name: str = "rte", num_train: int = 100) -> TaskFacts:
     )
     place = TaskPlace(name=name, source={}, select={})
     return TaskFacts(identity, place, num_train, 10, 20, 50.0)
+
+
+def trials_of(**changes: Any) -> list[Trial]:
+    """Return the trials of the minimal sweep with some fields changed."""
+    spec = sweep(**changes)
+    models = {model.name: model_facts(model.name[0]) for model in spec.models}
+    tasks = {task.name: task_facts(task.name) for task in spec.tasks}
+    return expand(spec, models, tasks)
 
 
 def sweep_of(model: Path, source: dict[str, Any], max_length: int = 20, **more: Any) -> SweepSpec:

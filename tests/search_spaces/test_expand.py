@@ -1,14 +1,12 @@
 """A sweep expands into exactly the trials its protocol needs, each once (method rule 1-5, 11)."""
 
 from collections import Counter
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces.errors import SpecError
-from search_spaces.expand import expand
 from search_spaces.explain import explain_difference
 from search_spaces.trial import (
     OtherStart,
@@ -21,16 +19,7 @@ from search_spaces.trial import (
     TrainedMask,
     Trial,
 )
-from tests.search_spaces.makers import MINIMAL, model_facts, sweep, task_facts
-
-SHORTER = {"epochs": 1}  # makes the search recipe differ from the final one
-
-
-def trials_of(**changes: Any) -> list[Trial]:
-    spec = sweep(**changes)
-    models = {model.name: model_facts(model.name[0]) for model in spec.models}
-    tasks = {task.name: task_facts(task.name) for task in spec.tasks}
-    return expand(spec, models, tasks)
+from tests.search_spaces.makers import MINIMAL, SHORTER, trials_of
 
 
 def roles_of(trials: list[Trial]) -> Counter[str]:

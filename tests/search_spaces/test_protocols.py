@@ -12,8 +12,7 @@ from search_spaces.presets import PRESETS
 from search_spaces.recipe_specs import resolve_recipe
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import OtherStart, RandomMask, SavedWeights, Theta0Mask, Trial
-from tests.search_spaces.makers import MINIMAL, sweep
-from tests.search_spaces.test_expand import SHORTER, trials_of
+from tests.search_spaces.makers import MINIMAL, SHORTER, sweep, trials_of
 
 LATE = {"step": 3}
 RECIPE = {"epochs": 2, "learning_rate": 1e-4}

@@ -11,8 +11,7 @@ from search_spaces.errors import SpecError
 from search_spaces.expand import expand
 from search_spaces.given import GivenFacts, GivenSource
 from search_spaces.trial import Theta0Mask, TrainedMask, Trial
-from tests.search_spaces.makers import MINIMAL, model_facts, sweep, task_facts
-from tests.search_spaces.test_expand import trials_of
+from tests.search_spaces.makers import MINIMAL, model_facts, sweep, task_facts, trials_of
 
 SOURCE = MINIMAL["tasks"][0]["source"]
 TASKS = [{"name": name, "source": SOURCE} for name in ("a", "b", "c")]

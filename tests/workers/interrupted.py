@@ -85,6 +85,21 @@ def notices() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _notices() -> Iterator[None]:
+    """In each test of a module that imports this, ``notices`` are given."""
+    with notices():
+        yield
+
+
+@pytest.fixture(scope="module")
+def accumulating() -> Iterator[LocalExecutor]:
+    """An executor of one warm process, for trials of two micro-batches a step."""
+    executor = LocalExecutor(Compute())
+    yield executor
+    executor.close()
+
+
 class InterruptedTrials:
     """What a rank of a gang runs."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from tests.workers.interrupted import (
     STEPS,
     InterruptedTrials,
     Toy,
+    _notices,
+    accumulating,
     checkpoint_of,
     cut,
     drifting,
@@ -28,7 +30,6 @@ from tests.workers.interrupted import (
     folder_of_checkpoints,
     leave,
     leaving,
-    notices,
     same,
     staying,
     trial,
@@ -37,25 +38,13 @@ from tests.workers.interrupted import (
 from tests.workers.running import ProcessGang, end_of, run
 from workers.checkpoint_file import MANIFEST, read_manifest
 
+__all__ = ["_notices", "accumulating"]  # fixtures
 KINDS: dict[str, dict[str, Any]] = {
     "dense": {},
     "masked": {"mask": MASK, "weight_decay": 0.0},  # then unused rows have no state either
     "bf16": {"mask": MASK, "dtype": "bf16"},
     "bucketed": {"sampler": "length-bucketed"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _notices() -> Iterator[None]:
-    with notices():
-        yield
-
-
-@pytest.fixture(scope="module")
-def accumulating() -> Iterator[LocalExecutor]:
-    executor = LocalExecutor(Compute())
-    yield executor
-    executor.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
 
-from search_spaces.contracts import ArtifactInfo, NumericsClass, below
+from search_spaces.contracts import ArtifactInfo, below
 from tests.orchestrator.object_store import running_s3
+from tests.workers.numerics import CPU, NUMERICS
 from workers.checkpoint_file import (
     MANIFEST,
     Manifest,
@@ -33,16 +34,6 @@ from workers.checkpoint_file import (
 from workers.checkpoint_ranks import at_most, differing_rank, gathered
 from workers.checkpoint_state import random_tensors, random_values, restore_random
 
-CPU = torch.device("cpu")
-NUMERICS = NumericsClass(
-    device="cpu",
-    dtype="fp32",
-    layout="unpadded",
-    num_ranks=1,
-    micro_batch_size=8,
-    num_threads=1,
-    versions={"torch": "2"},
-)
 shapes = st.lists(st.integers(0, 4), max_size=3)
 
 

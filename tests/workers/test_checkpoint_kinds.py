@@ -15,6 +15,8 @@ from tests.workers.interrupted import (
     PRUNE,
     STEPS,
     Toy,
+    _notices,
+    accumulating,
     leave,
     leaving,
     same,
@@ -23,7 +25,6 @@ from tests.workers.interrupted import (
     with_checkpoints,
 )
 from tests.workers.running import artifact_ref, run
-from tests.workers.test_checkpoint import _notices, accumulating
 from tests.workers.token_tasks import Toys
 
 __all__ = ["_notices", "accumulating"]  # fixtures

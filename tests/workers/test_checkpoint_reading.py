@@ -19,8 +19,8 @@ from search_spaces.models import ModelFacts
 from search_spaces.resolve import TaskFacts
 from search_spaces.resuming import CheckpointsSpec
 from tests.workers.interrupted import with_checkpoints
+from tests.workers.numerics import CPU, NUMERICS
 from tests.workers.requests import recipe, request
-from tests.workers.test_checkpoint_file import CPU, NUMERICS
 from workers.checkpoint import Checkpoints
 from workers.checkpoint_file import (
     MANIFEST,

@@ -16,10 +16,10 @@ from search_spaces.contracts import Compute, SilentReporter, TrialRequest, Trial
 from search_spaces.models import ModelFacts
 from search_spaces.resolve import TaskFacts
 from search_spaces.trial import Outputs, PruneOutput, RandomMask
+from tests.workers.backbones import TASK, pairs_of_segments, save_backbone
 from tests.workers.reference import reference_losses
 from tests.workers.requests import facts, request, start_weights
 from tests.workers.running import losses_of
-from tests.workers.test_classifier import TASK, pairs_of_segments, save_backbone
 from workers import attention
 from workers.batches import Layout, make_batch
 from workers.classifier import Classifier

@@ -16,8 +16,8 @@ from transformers import AutoModelForMaskedLM, RobertaConfig, RobertaForMaskedLM
 from search_spaces.heads import iter_word_head, word_head_sha256
 from search_spaces.trial import TaskIdentity
 from search_spaces.word_pieces import Frame, WordPieces, word_pieces
+from tests.workers.backbones import eager_config, padded_inputs, save_backbone
 from tests.workers.requests import start_weights
-from tests.workers.test_classifier import eager_config, padded_inputs, save_backbone
 from tests.workers.token_tasks import MASK_ID, make_word_model
 from workers.batches import Batch, Layout
 from workers.classifier import Classifier, draw_head, head_parameters

@@ -15,8 +15,7 @@ from search_spaces.token_sources import SquadSource
 from search_spaces.trial import TaskIdentity
 from search_spaces.windows import make_windows
 from search_spaces.word_pieces import word_pieces
-from tests.workers.requests import start_weights
-from tests.workers.test_classifier import (
+from tests.workers.backbones import (
     FAMILIES,
     LENGTHS,
     eager_config,
@@ -24,6 +23,7 @@ from tests.workers.test_classifier import (
     pairs_of_segments,
     save_backbone,
 )
+from tests.workers.requests import start_weights
 from tests.workers.token_tasks import make_word_model
 from workers.batches import Layout, make_batch
 from workers.classifier import Classifier

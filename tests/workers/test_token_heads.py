@@ -18,8 +18,7 @@ from transformers import (
     RobertaForTokenClassification,
 )
 
-from tests.workers.requests import start_weights
-from tests.workers.test_classifier import (
+from tests.workers.backbones import (
     LENGTHS,
     TASK,
     eager_config,
@@ -27,6 +26,7 @@ from tests.workers.test_classifier import (
     pairs_of_segments,
     save_backbone,
 )
+from tests.workers.requests import start_weights
 from workers.batches import make_batch
 from workers.classifier import Classifier
 
