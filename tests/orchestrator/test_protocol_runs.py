@@ -15,7 +15,7 @@ from search_spaces.contracts import TrialResult
 from tests.orchestrator.sweeps import make_source, tickets, write_data, write_sweep
 from tests.workers.requests import make_task
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SEEDS = [1, 2]
 
 
@@ -73,9 +73,7 @@ def test_a_transfer_table_from_the_file_to_the_screen(root: Path, cluster: str) 
     assert "HEAVY []" in again.stderr
 
 
-@pytest.mark.parametrize(
-    "preset", ["late-rewind", pytest.param("standard", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("preset", ["late-rewind", "standard"])
 def test_weights_go_from_trial_to_trial(preset: str, root: Path, cluster: str) -> None:
     """The driver hands each trial the weights that another one kept, checked by their hash."""
     changes: dict[str, Any] = {"rewind": {"step": 4}} if preset == "late-rewind" else {}

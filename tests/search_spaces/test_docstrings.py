@@ -149,6 +149,7 @@ def test_a_library_without_docstrings_is_refused(
         build(tmp_path / "out", libraries | {"empty": tmp_path / "empty"})
 
 
+@pytest.mark.slow
 def test_the_installed_libraries_give_the_whole_data_set(tmp_path: Path) -> None:
     """The pins give 6,000 + 1,500 sentences in six equal classes that name no library."""
     pytest.importorskip("pandas")

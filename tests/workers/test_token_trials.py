@@ -197,6 +197,7 @@ def test_theta0s_pooler_competes_or_is_kept(
         assert later.num_removed == 2 * K and later.is_subset_of(mask)
 
 
+@pytest.mark.slow
 def test_bert_tiny_learns_wikitext(root: Path, executor: LocalExecutor) -> None:
     """The real checkpoint, whose word head is used, gains within some dozen steps."""
     folder = data_folder()
