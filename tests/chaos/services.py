@@ -49,7 +49,7 @@ class RayCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self._folder / "token"),
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_gcs_rpc_server_reconnect_timeout_s": "15",  # not 60: nobody brings it back
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "30",  # not 60: nobody brings it back
             "RAY_raylet_start_wait_time_s": "120",  # the machine may be busy
         }
 
