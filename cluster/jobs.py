@@ -30,6 +30,7 @@ _PROBE_TIMEOUT_S = 10.0
 _TIMEOUT_S = 60.0  # for one answer of a cluster that may be busy
 _QUIET_S = 60.0  # without output: the connection may be dead, which only a new one shows
 _RETRY_S = 2.0
+_NOT_YET = "No available agent to submit job"  # Ray's words: nothing was submitted
 _OVERRIDES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray's client prefers them to its argument
 _TALKATIVE = (
     "ray.dashboard.modules.job.sdk",
@@ -97,8 +98,23 @@ class Jobs:
             nodes = found["data"]["result"]["result"]
             return sum(node["state"] == "ALIVE" for node in nodes)
 
-    def submit(self, order: JobOrder) -> str:
-        """Start a job; return its id."""
+    def submit(self, order: JobOrder, patience_s: float = PATIENCE_S) -> str:
+        """Start a job; return its id.
+
+        Args:
+            order: What is to run.
+            patience_s: How long a cluster that has just begun, or is busy, is tried again.
+        """
+        deadline_s = time.monotonic() + patience_s
+        while True:
+            try:
+                return self._submitted(order)
+            except UserError as error:
+                if _NOT_YET not in str(error) or time.monotonic() > deadline_s:
+                    raise
+            time.sleep(_RETRY_S)
+
+    def _submitted(self, order: JobOrder) -> str:
         with self._explained():
             job_id: str = self._client.submit_job(
                 entrypoint=order.entrypoint,

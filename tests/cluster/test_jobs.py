@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster import jobs
-from cluster.jobs import Jobs
+from cluster.jobs import JobOrder, Jobs
 from search_spaces.errors import UserError
 from tests.cluster.clusters import free_port
 from tests.cluster.dashboards import bad_dashboard, job
@@ -153,6 +153,25 @@ def test_only_a_job_that_is_not_known_is_lost() -> None:
         dashboard.job = "Traceback:\n  File x\nValueError: j is taken.\n"
         with pytest.raises(UserError, match=r"the cluster refuses: ValueError: j is taken\. See"):
             known.state("j")
+
+
+def test_a_cluster_that_has_just_begun_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its agent, which starts jobs, comes up after the dashboard; other refusals are final."""
+    monkeypatch.setattr(jobs, "_RETRY_S", 0.05)
+    order = JobOrder("j", "true", tmp_path, {})
+    with bad_dashboard() as dashboard:
+        known = Jobs(dashboard.url)
+        dashboard.status, dashboard.job = 500, "No available agent to submit job, please try again"
+        with pytest.raises(UserError, match="No available agent"):
+            known.submit(order, patience_s=0.1)
+        ready = {"job_id": "j", "submission_id": "j"}
+        threading.Timer(0.5, lambda: vars(dashboard).update(status=200, job=ready)).start()
+        assert known.submit(order) == "j"
+        dashboard.status, dashboard.job = 500, "ValueError: j is taken."
+        with pytest.raises(UserError, match="j is taken"):
+            known.submit(order)
 
 
 def test_follower_of_a_dead_connection(monkeypatch: pytest.MonkeyPatch) -> None:
