@@ -52,14 +52,18 @@ class Diary:
             time.sleep(0.02)
 
     def _num_met(self) -> int:
-        lines = Path(self.path).read_text().splitlines()
-        return len({line.split()[2] for line in lines if line.startswith("meet ")})
+        return len({line.split()[2] for line in self._lines() if line.startswith("meet ")})
+
+    def _lines(self) -> list[str]:
+        """Return the finished lines: somebody may be writing the last one."""
+        path = Path(self.path)
+        return path.read_text().split("\n")[:-1] if path.exists() else []
 
     def intervals(self) -> list[Interval]:
         """Return every run, in the order of their beginnings."""
         ends: dict[tuple[str, int], list[float]] = {}
         begins: list[tuple[str, int, float]] = []
-        for line in Path(self.path).read_text().splitlines() if Path(self.path).exists() else ():
+        for line in self._lines():
             event, name, pid, at = line.split()
             if event == "begin":
                 begins.append((name, int(pid), float(at)))

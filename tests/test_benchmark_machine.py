@@ -34,5 +34,5 @@ def children_s(how: str) -> float:
 
 
 def test_a_server_that_outlives_its_starter_counts_as_ours() -> None:
-    """As Ray's do; without being adopted it would count as a stranger on a busy machine."""
+    """Without being adopted it would count as a stranger on a busy machine."""
     assert children_s("adopts") >= BURNT_S > children_s("does not")

@@ -33,7 +33,7 @@ def test_lineages_are_chains_of_pruning_rounds() -> None:
 def test_a_diary_pairs_beginnings_with_ends(tmp_path: Path) -> None:
     """A trial may begin twice; a run that never ended has no end."""
     lines = ["meet - 7 0.5", "begin a 7 1.0", "end a 7 2.0", "begin b 7 2.5", "begin a 8 3.0"]
-    (tmp_path / "diary").write_text("\n".join([*lines, "end a 8 4.0"]))
+    (tmp_path / "diary").write_text("\n".join([*lines, "end a 8 4.0", "end"]))
     assert Diary(str(tmp_path / "diary")).intervals() == [
         Interval("a", 7, 1.0, 2.0),
         Interval("b", 7, 2.5, None),
