@@ -20,7 +20,7 @@ LIBRARIES = ("torch", "transformers", "deepspeed", "numpy", "pyarrow")
 BUSY_ABOVE_CPUS = 0.1
 ROOT = Path(__file__).parents[1]
 _PR_SET_CHILD_SUBREAPER = 36
-_ORPHANS_S = 10.0  # until all processes of a stopped Ray have ended
+_ORPHANS_S = 10.0  # until a server that was told to stop has ended
 _STAYS = "multiprocessing.resource_tracker"  # a child that lives as long as we do
 
 
@@ -50,7 +50,10 @@ class Machine:
 
 
 def adopt_orphans() -> None:
-    """Let what a child leaves running, as Ray's servers, become a child of this process (Linux)."""
+    """Let a server that outlives the child which started it become our own child (Linux).
+
+    Ray's workers stay strangers: their parent lets them go unread, and their time with them.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 

@@ -1,6 +1,6 @@
 """Products of bf16 matrices on a CPU that has no instructions for them.
 
-torch's own loop for such a CPU takes 10 to 60 times as long as fp32. What AMX and AVX512-BF16 do
+torch's own loop for such a CPU takes many times as long as fp32. What AMX and AVX512-BF16 do
 is multiply bf16, add up in fp32 and round once; the same comes of the fp32 product of the widened
 matrices, at the speed of fp32. Everything else is torch's own arithmetic in bf16.
 """

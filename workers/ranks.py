@@ -50,7 +50,7 @@ def connect(env: RankEnv) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if env.device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    with _hidden("mlflow"):  # DeepSpeed's autotuning loads it: a second and 75 MB for each rank
+    with _hidden("mlflow"):  # DeepSpeed's autotuning loads it, which no rank needs
         import deepspeed
     import torch.distributed
 
