@@ -202,7 +202,7 @@ def status(
         typer.echo(json.dumps(said, indent=2, default=str))
         return
     show_status(Console(emoji=False), meta["name"], rows, counts, has_ended(path), failures)
-    told = [away_line(meta, path, now), describe_lag(lag, now) if lag else ""]
+    told = [away_line(meta, path, now), describe_lag(lag, now, counts[TrialState.SUCCEEDED])]
     typer.echo("\n".join(filter(None, told)), nl=any(told))
 
 

@@ -60,8 +60,21 @@ def read_lag(path: Path) -> MirrorLag | None:
         return None
 
 
-def describe_lag(lag: MirrorLag, now: float) -> str:
-    """Return a lag as one sentence."""
+def describe_lag(lag: MirrorLag | None, now: float, num_committed: int = 0) -> str:
+    """Return a lag as one sentence; "" where nothing is known of it.
+
+    Args:
+        lag: As it was last written down: a driver that was killed may have committed more since.
+        now: Seconds since 1970.
+        num_committed: Trials that the journal has as committed, where that is known.
+    """
+    if lag is None:
+        return ""
+    if num_committed > lag.num_mirrored + lag.num_behind:
+        return (
+            f"MLflow had {lag.num_mirrored} of the {num_committed} committed trials when it was "
+            "last written down; a run, or 'tickets sync', brings it up to date."
+        )
     if not lag.num_behind:
         return f"MLflow has all {lag.num_mirrored} committed trials."
     waiting = f"MLflow is {lag.num_behind} trial(s) and {show_seconds(lag.behind_s(now))} behind"

@@ -48,6 +48,14 @@ def test_a_lag_is_one_sentence(lag: MirrorLag, said: str) -> None:
     assert describe_lag(lag, NOW) == said
 
 
+def test_a_driver_that_was_killed_had_committed_more_than_it_wrote_down() -> None:
+    """What was in MLflow then is not called all."""
+    before = MirrorLag(NOW, num_mirrored=3, num_behind=0)
+    assert describe_lag(before, NOW, num_committed=3) == "MLflow has all 3 committed trials."
+    said = describe_lag(before, NOW, num_committed=4)
+    assert said.startswith("MLflow had 3 of the 4 committed trials") and "'tickets sync'" in said
+
+
 def test_a_clock_that_was_set_back_makes_no_negative_lag() -> None:
     assert BEHIND.behind_s(NOW - 1000) == 0
 
