@@ -183,9 +183,8 @@ def report_anew(
     Raises:
         UserError: The folder cannot be written, or the store is lost.
     """
-    attempts = sorted((key, result.attempt) for key, result in results.items())
-    digest = content_key([show(context.spec), attempts, sorted(failed.items())])
-    if _made_of(folder, context.spec.transfer is not None) == digest:
+    digest = _report_digest(context, results, failed)
+    if _files_of(folder, digest):
         return ()
     from orchestrator.report import write_report  # loads matplotlib
     from orchestrator.source_masks import source_overlaps  # loads torch
@@ -195,16 +194,34 @@ def report_anew(
         lambda: source_overlaps(spec, trials, Store(spec.store)), say, spec.retries.store_s
     )
     files = write_report(spec, trials, results, failed, folder, overlaps)
-    (folder / _MADE_OF).write_text(json.dumps({"digest": digest}))
+    made_of = {"digest": digest, "files": [path.name for path in files]}
+    (folder / _MADE_OF).write_text(json.dumps(made_of))
     return files
 
 
-def _made_of(folder: Path, has_transfer: bool) -> str | None:
-    """Return the digest of the report that a folder holds."""
+def report_at_hand(
+    context: SweepContext,
+    results: Mapping[str, TrialResult],
+    failed: Mapping[str, str],
+    folder: Path,
+) -> tuple[Path, ...]:
+    """Return the files of the report that `report_anew` wrote; none where it would write again."""
+    return _files_of(folder, _report_digest(context, results, failed))
+
+
+def _report_digest(
+    context: SweepContext, results: Mapping[str, TrialResult], failed: Mapping[str, str]
+) -> str:
+    attempts = sorted((key, result.attempt) for key, result in results.items())
+    return content_key([show(context.spec), attempts, sorted(failed.items())])
+
+
+def _files_of(folder: Path, digest: str) -> tuple[Path, ...]:
+    """Return the files of the report that a folder holds if it is whole and says this."""
     try:
-        said: dict[str, str] = json.loads((folder / _MADE_OF).read_text())
-    except (OSError, ValueError):
-        return None
-    names = ["report.html", "trials.parquet", *(["transfers.csv"] if has_transfer else [])]
-    whole = all((folder / name).exists() for name in names)
-    return said.get("digest") if whole else None
+        said = json.loads((folder / _MADE_OF).read_text())
+        files = tuple(folder / name for name in said["files"])
+        is_it = said["digest"] == digest
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+    return files if is_it and all(path.is_file() for path in files) else ()

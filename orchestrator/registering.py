@@ -37,9 +37,20 @@ def register_winners(
     Raises:
         UserError: MLflow failed, or a mask is not what was committed.
     """
+    tracker.register(candidates_of(spec, trials, results, judged, store))
+
+
+def candidates_of(
+    spec: SweepSpec,
+    trials: Sequence[Trial],
+    results: Mapping[str, TrialResult],
+    judged: Sequence[Judged],
+    store: Store,
+) -> list[Candidate]:
+    """Return a sweep's winners as tickets to register; arguments as for `register_winners`."""
     candidates = []
     for winner in winners(spec, trials, results, judged):
         info = ticket_info(winner, spec, results)
         load = partial(load_ticket_files, winner, info, results, store)
         candidates.append(Candidate(info, load))
-    tracker.register(candidates)
+    return candidates

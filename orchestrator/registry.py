@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -15,19 +13,17 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.registry_versions import (
     KIND,
-    model_name,
+    held_tag,
+    model_names,
     registered_model,
     search_versions,
     set_aliases,
     version_tags,
 )
-from orchestrator.ticket_card import render_card
-from search_spaces.canonical import content_key, short
+from orchestrator.ticket_run import TICKET_FOLDER, write_ticket
 from search_spaces.errors import UserError
-from search_spaces.places import masked
-from search_spaces.ticket_info import CARD_FILE, INFO_FILE, TicketInfo
+from search_spaces.ticket_info import CARD_FILE, TicketInfo
 
-TICKET_FOLDER = "ticket"
 _log = logging.getLogger(__name__)
 
 
@@ -72,7 +68,7 @@ class TicketRegistry:
     ) -> None:
         self._client, self._uri = client, uri
         self._experiment_id, self._parent_id, self._sweep = experiment_id, parent_id, sweep
-        self._held = f"held.{experiment_id}.{sweep}"
+        self._held = held_tag(experiment_id, sweep)
 
     def update(self, candidates: Iterable[Candidate], on_done: Callable[[], None]) -> None:
         """Make the sweep's registered tickets exactly these.
@@ -132,16 +128,7 @@ class TicketRegistry:
         info, masks = loaded
         run = self._run(info)
         run_id: str = run.info.run_id
-        shown = self._uri if masked(self._uri) == self._uri else ""
-        card = render_card(info, f"runs:/{run_id}/{TICKET_FOLDER}", shown, name)
-        files = {**masks, CARD_FILE: card.encode()}
-        files[INFO_FILE] = info.model_dump_json(indent=2).encode()  # last: with it, all is there
-        with tempfile.TemporaryDirectory() as place:
-            for file, data in files.items():
-                path = Path(place) / file
-                path.write_bytes(data)
-                self._client.log_artifact(run_id, str(path), TICKET_FOLDER)
-        self._client.set_terminated(run_id, "FINISHED")
+        write_ticket(self._client, self._uri, run_id, name, info, masks)
         source = f"{run.info.artifact_uri.rstrip('/')}/{TICKET_FOLDER}"
         about = f"{info.sparsity:.1%} sparse, method {info.protocol.method}: see {CARD_FILE}"
         tags = {**version_tags(info), self._held: "true"}
@@ -162,13 +149,9 @@ class TicketRegistry:
         return self._client.create_run(self._experiment_id, tags=tags, run_name=name)
 
     def _model_name(self, info: TicketInfo) -> str:
-        """Return the registered model of a (model, task), making it where it is not there.
-
-        Two pairs whose names MLflow's alphabet makes equal are told apart by a hash.
-        """
+        """Return the registered model of a (model, task), making it where it is not there."""
         pair = {"model": info.model.name, "task": info.task.name}
-        name = model_name(**pair)
-        for attempt in (name, f"{name}-{short(content_key(pair))}"):
+        for attempt in model_names(**pair):
             found = self._registered(attempt, pair)
             if pair.items() <= found.tags.items():
                 return attempt

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
+from search_spaces.canonical import content_key, short
 from search_spaces.ticket_info import TicketInfo
 
 KIND = "tickets"
@@ -60,26 +62,65 @@ def version_tags(info: TicketInfo) -> dict[str, str]:
     return tags | {name: repr(float(value)) for name, value in numbers.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class AliasPlan:
+    """What has to change so that a model's aliases are where the tags of its versions say.
+
+    Attributes:
+        statuses: Right values of the tag ``status`` by version, where it has another.
+        gone: Aliases that point nowhere any more.
+        moved: Versions by alias, where it is missing or points elsewhere.
+    """
+
+    statuses: Mapping[str, str]
+    gone: tuple[str, ...]
+    moved: Mapping[str, str]
+
+
+def plan_aliases(client: MlflowClient, name: str) -> AliasPlan:
+    """Look at a registered model's aliases; nothing is written."""
+    versions = search_versions(client, f"name = '{name}'")
+    statuses = {
+        str(version.version): status
+        for version in versions
+        if version.tags.get("status") != (status := _status(version))
+    }
+    held = [version for version in versions if _is_held(version)]
+    wanted = _wanted_aliases([v for v in held if number_of(v.tags, "sparsity") is not None])
+    model = registered_model(client, name)
+    current = {alias: str(number) for alias, number in (model.aliases if model else {}).items()}
+    ours = {alias for alias in current if alias == SPARSEST or _LEVEL_ALIAS.fullmatch(alias)}
+    moved = {alias: number for alias, number in wanted.items() if current.get(alias) != number}
+    return AliasPlan(statuses, tuple(sorted(ours - wanted.keys())), moved)
+
+
 def set_aliases(client: MlflowClient, name: str) -> None:
     """Point a registered model's aliases where the tags of its versions say; see TicketRegistry.
 
     Aliases of other names, which people may have set, stay as they are.
     """
-    versions = search_versions(client, f"name = '{name}'")
-    for version in versions:
-        status = "matching" if _is_held(version) else "withdrawn"
-        if version.tags.get("status") != status:
-            client.set_model_version_tag(name, str(version.version), "status", status)
-    held = [version for version in versions if _is_held(version)]
-    wanted = _wanted_aliases([v for v in held if number_of(v.tags, "sparsity") is not None])
-    model = registered_model(client, name)
-    current = {alias: str(number) for alias, number in (model.aliases if model else {}).items()}
-    for alias in current.keys() - wanted.keys():
-        if alias == SPARSEST or _LEVEL_ALIAS.fullmatch(alias):
-            client.delete_registered_model_alias(name, alias)
-    for alias, number in wanted.items():
-        if current.get(alias) != number:
-            client.set_registered_model_alias(name, alias, number)
+    plan = plan_aliases(client, name)
+    for number, status in plan.statuses.items():
+        client.set_model_version_tag(name, number, "status", status)
+    for alias in plan.gone:
+        client.delete_registered_model_alias(name, alias)
+    for alias, number in plan.moved.items():
+        client.set_registered_model_alias(name, alias, number)
+
+
+def held_tag(experiment_id: str, sweep: str) -> str:
+    """Return the tag by which a sweep holds a version."""
+    return f"held.{experiment_id}.{sweep}"
+
+
+def model_names(model: str, task: str) -> tuple[str, str]:
+    """Return the names that the registered model of a model and task may have.
+
+    Two pairs whose names MLflow's alphabet makes equal are told apart by a hash: the second name
+    is for the pair that came later.
+    """
+    name = model_name(model, task)
+    return name, f"{name}-{short(content_key({'model': model, 'task': task}))}"
 
 
 def registered_model(client: MlflowClient, name: str) -> RegisteredModel | None:
@@ -140,6 +181,10 @@ def _wanted_aliases(versions: list[ModelVersion]) -> dict[str, str]:
         first = max(whole, key=lambda version: (sparsity(version), *score(version)))
         wanted[SPARSEST] = str(first.version)
     return wanted
+
+
+def _status(version: ModelVersion) -> str:
+    return "matching" if _is_held(version) else "withdrawn"
 
 
 def _is_held(version: ModelVersion) -> bool:

@@ -16,7 +16,7 @@ from search_spaces.canonical import short
 from search_spaces.places import masked
 
 if TYPE_CHECKING:  # it imports MLflow
-    from orchestrator.syncing import SyncReport
+    from orchestrator.sync_sweep import SyncReport
 
 MAX_SHOWN = 20
 
@@ -39,7 +39,8 @@ def sync(
     """Mend what MLflow lacks, or says otherwise than the store; what is right stays as it is.
 
     Missing runs are made, deleted ones restored, values, tags and files that are missing or were
-    changed by hand put right. Runs of others, and what people added to ours, are left alone.
+    changed by hand put right; of an ended sweep also verdicts, registered tickets and the report
+    that lies in its folder. Runs of others, and what people added to ours, are left alone.
     Where the verdicts of another set of trials of this name are the current ones, they stay so.
     May be repeated, and may run beside 'tickets run'.
     """

@@ -119,7 +119,7 @@ def _in_mlflow(ref: str, uri: str) -> TicketFiles:
         raise UserError(f"'{ref}': not a form that tickets are found by. {_FORMS}")
     if not uri:
         raise UserError(f"'{ref}': where is MLflow? Give uri= (--uri), or set {URI_VARIABLE}.")
-    from orchestrator.registry import TICKET_FOLDER
+    from orchestrator.ticket_run import TICKET_FOLDER
     from orchestrator.tracking_client import explained, open_existing
 
     client = open_existing(uri)
@@ -135,8 +135,8 @@ def _in_mlflow(ref: str, uri: str) -> TicketFiles:
 
 
 def _of_version(client: MlflowClient, asked: re.Match[str], ref: str, uri: str) -> TicketFiles:
-    from orchestrator.registry import TICKET_FOLDER
     from orchestrator.registry_versions import registered_model, search_versions
+    from orchestrator.ticket_run import TICKET_FOLDER
 
     model = registered_model(client, asked["name"])
     if model is None:
@@ -174,8 +174,8 @@ def _unknown_version(
 
 def _of_any_run(client: MlflowClient, run: Run, ref: str, uri: str) -> TicketFiles:
     """Return the files of a run by its id: its ticket, its verdict's, or a trial's mask."""
-    from orchestrator.registry import TICKET_FOLDER
     from orchestrator.registry_versions import search_versions
+    from orchestrator.ticket_run import TICKET_FOLDER
     from orchestrator.tracking_client import quoted
 
     kind, run_id = run.data.tags.get("kind", "of no kind"), run.info.run_id

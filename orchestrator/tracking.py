@@ -10,6 +10,7 @@ from mlflow.entities import Run, RunData
 from orchestrator.judging import Judged
 from orchestrator.registry import Candidate, TicketRegistry
 from orchestrator.store import Store
+from orchestrator.tracking_attached import REPORT_FOLDER, TRANSFER_FILE
 from orchestrator.tracking_client import (
     ANSWER_TIMEOUT_S,
     explained,
@@ -184,8 +185,13 @@ class MlflowTracker:
             for verdict in plan.missing:
                 write_verdict(self.client, self.experiment_id, verdict)
                 self.num_done += 1
-            if transfers:
-                self.client.log_dict(self.parent_id, transfer_data(transfers), "transfer.json")
+        if transfers:
+            self.log_transfers(transfers)
+
+    def log_transfers(self, transfers: Sequence[TransferTable]) -> None:
+        """Keep judged tables whole, as an artifact of the sweep's run."""
+        with explained(self.uri):
+            self.client.log_dict(self.parent_id, transfer_data(transfers), TRANSFER_FILE)
 
     def plan_verdicts(
         self,
@@ -219,7 +225,7 @@ class MlflowTracker:
         """
         with explained(self.uri):
             for path in paths:
-                self.client.log_artifact(self.parent_id, str(path), "report")
+                self.client.log_artifact(self.parent_id, str(path), REPORT_FOLDER)
 
     def register(self, candidates: Iterable[Candidate]) -> None:
         """Make the sweep's registered tickets exactly these; see TicketRegistry."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.ending import report_folder
+from orchestrator.finishing import ended, report_anew, report_at_hand
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal, Transition
 from search_spaces.contracts import TrialState
@@ -80,3 +82,27 @@ def test_an_experiment_that_is_gone_is_made_with_all_it_held(place: Place) -> No
     assert entries[0].problem == "is missing"
     assert place.sync().entries == ()
     assert place.content() == [run for run in before if run["tags"]["kind"] != "ticket"]
+
+
+def test_files_of_the_sweeps_own_run_are_written_again(place: Place) -> None:
+    """Its report where that lies in its folder, as a run leaves it."""
+    spec, (results, failed) = place.context.spec, ended(place.context, place.store)
+    folder = report_folder(spec)
+    files = report_anew(place.context, results, failed, folder)
+    assert report_at_hand(place.context, results, failed, folder) == files
+    foretold = [entry.problem for entry in place.check().entries]
+    assert foretold == [f"file report/{path.name} is missing" for path in files]
+    assert [entry.problem for entry in place.sync().entries] == foretold
+    run = place.run(0, "tags.kind = 'sweep'")
+    copy = Path(run.info.artifact_uri.removeprefix("file://")) / "report" / "report.html"
+    whole = copy.read_bytes()
+    for spoilt, problem in (
+        (whole[:-1], f"has {len(whole) - 1} bytes, not {len(whole)}"),
+        (whole[:-1] + b"?", "has another content"),
+    ):
+        copy.write_bytes(spoilt)
+        assert place.mended() == (f"file report/report.html {problem}", "written anew")
+        assert copy.read_bytes() == whole
+    files[0].unlink()  # the report is not at hand any more, so nothing is said of it
+    copy.unlink()
+    assert place.check().entries == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from orchestrator.compare_sides import mask_ref
 from orchestrator.finishing import mirror_finished, report_anew, tracker_of
 from orchestrator.source_masks import source_overlaps
 from orchestrator.sweep_context import SweepContext
+from orchestrator.syncing import sync_mirror
 from search_spaces.loading import show
 from tests.orchestrator.mirrored import runs_of
 from tests.orchestrator.reports import words
@@ -66,6 +68,28 @@ def test_a_finished_sweep_mirrors_its_cells(made: World) -> None:
     for _ in range(2):
         mirror_finished(context, tracker, made.store)
     assert len(runs_of(made.uri, "small", "tags.kind = 'transfer-verdict'")) == 6
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (Path.unlink, "is missing"),
+        (lambda path: path.write_text('{"tables": []}'), "has another content"),
+        (lambda path: path.write_text("{"), "has another content"),
+    ],
+)
+def test_sync_writes_spoilt_tables_again(
+    made: World, spoil: Callable[[Path], object], problem: str
+) -> None:
+    context = context_of(made)
+    mirror_finished(context, tracker_of(context), made.store)
+    (run,) = runs_of(made.uri, "small", "tags.kind = 'sweep'")
+    path = Path(run.info.artifact_uri.removeprefix("file://")) / "transfer.json"
+    whole = path.read_bytes()
+    spoil(path)
+    (entry,) = sync_mirror(context, made.store).entries
+    assert entry.problem == f"file transfer.json {problem}"
+    assert path.read_bytes() == whole
 
 
 def test_tickets_report_writes_and_logs_it(made: World, tmp_path: Path) -> None:
