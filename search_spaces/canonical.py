@@ -11,6 +11,7 @@ import hashlib
 import json
 import weakref
 from functools import cache
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -83,20 +84,23 @@ def canonical_json(value: Any) -> str:
     for name, default in _defaults(type(value)):
         item = getattr(value, name)
         if default is _REQUIRED or item != default:
-            # JSON's own encoder would take longer to set up than to write a seed.
-            is_int = type(item) is int
-            texts[name] = str(item) if is_int else _part_json(item)
+            texts[name] = _part_json(item)
     return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
 
 
 def _part_json(part: Any) -> str:
     """Return a field as JSON; of the latest ``Frozen`` objects it is remembered."""
+    kind = type(part)  # JSON's own encoder would take longer to set up than to write a seed
+    if kind is int:
+        return str(part)
+    if kind is str:
+        return encode_basestring_ascii(part)
     if not isinstance(part, Frozen):
         return _ENCODER.encode(canonical_form(part))
     known = _PARTS.get(id(part))
     if known is not None:
         return known[1]
-    text = _ENCODER.encode(canonical_form(part))
+    text = canonical_json(part)
     if len(_PARTS) >= _MAX_PARTS:
         _PARTS.clear()
     _PARTS[id(part)] = part, text
