@@ -126,16 +126,23 @@ def test_a_version_that_is_gone_is_registered(registry: Registry) -> None:
     ("file", "spoil", "problem"),
     [
         ("mask-seed1.arrow", Path.unlink, "file ticket/mask-seed1.arrow is missing"),
-        ("README.md", Path.unlink, "file ticket/README.md is missing"),
-        (
+        pytest.param(
+            "README.md",
+            Path.unlink,
+            "file ticket/README.md is missing",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "ticket.json",
             lambda path: path.write_text("{}"),
             "file ticket/ticket.json is damaged",
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "mask-seed2.arrow",
             lambda path: path.write_bytes(path.read_bytes()[:-40]),
             "file ticket/mask-seed2.arrow is damaged",
+            marks=pytest.mark.slow,
         ),
         (
             "mask-seed2.arrow",
@@ -154,6 +161,7 @@ def test_files_are_written_again(
     assert path.read_bytes() == whole or file == "README.md"
 
 
+@pytest.mark.slow
 def test_without_a_mask_in_the_store_it_is_said(registry: Registry, tmp_path: Path) -> None:
     """What cannot be mended is left and named; a ticket that never could be registered is not."""
     path = registry.folder() / "mask-seed1.arrow"
@@ -173,6 +181,7 @@ def test_without_a_mask_in_the_store_it_is_said(registry: Registry, tmp_path: Pa
         shutil.move(tmp_path / "kept", kept)
 
 
+@pytest.mark.slow
 def test_a_damaged_mask_is_not_registered_and_that_is_said(registry: Registry) -> None:
     registry.client.delete_model_version(NAME, "1")
     root = Path(registry.world.store.uri)
@@ -214,6 +223,7 @@ def test_the_command_mends_what_it_can_and_names_the_rest(registry: Registry) ->
     assert sync_mirror(context, one.store).entries == ()
 
 
+@pytest.mark.slow
 def test_a_loser_is_let_go(registry: Registry) -> None:
     registry.world = losing(registry.world, 0.7)
     let_go, best = registry.faults()
