@@ -12,6 +12,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from orchestrator.disks import network_file_system
 from orchestrator.doctor_services import look_at_mlflow, look_at_ray
 from orchestrator.doctor_sweep import keys_of, look_at_journal, look_at_lease, look_at_store
 from orchestrator.findings import Finding, Level, within
@@ -66,7 +68,7 @@ def _look_at_sweep(spec: SweepSpec, seen: StoreSurvey, patience_s: float) -> lis
     ]
     found = [one for name, look in stages for one in within(name, patience_s, look, todo)]
     journal = journal_path(spec)
-    found.append(look_at_folder("journal's folder", journal.parent))
+    found.append(look_at_journals(journal.parent))
     found += look_at_journal(journal, seen)
     return found + look_at_mlflow(spec, seen.committed & keys_of(journal), patience_s)
 
@@ -122,6 +124,15 @@ def look_at_folder(check: str, folder: Path) -> Finding:
     said = f"{folder} can be written; {free_gib:,.1f} GiB are free."
     level: Level = "ok" if free_gib >= LOW_GIB else "warn" if free_gib >= LEAST_GIB else "fail"
     return Finding(check, level, said, "" if level == "ok" else "Free some space there.")
+
+
+def look_at_journals(folder: Path) -> Finding:
+    """Look at the folder of journals, and whether other machines may read them there."""
+    found = look_at_folder("journal's folder", folder)
+    if found.level == "fail" or not (kind := network_file_system(folder)):
+        return found
+    said = f"{found.said} It is on {kind}: journals are written without a write-ahead log there."
+    return replace(found, said=said)
 
 
 def look_at_clock(offset: float, latest: datetime | None) -> Finding:

@@ -70,7 +70,7 @@ class Transition:
 class Journal(JournalReader):
     """Writes a journal; there is one of these for each path at any time.
 
-    Every change is one durable transaction (WAL, synchronous=FULL: about 3 ms).
+    Every change is one durable transaction (WAL, synchronous=FULL; see `journal_opening`).
     """
 
     def __init__(self, path: Path, database: sqlite3.Connection, lock: JournalLock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,36 +35,47 @@ class BrokenJournalError(UserError):
 def require_whole_file(path: Path) -> None:
     """Look at a journal's size and header, without opening it.
 
-    SQLite does not notice that a last page is cut: it reads the missing bytes as zeros.
+    SQLite does not notice that a last page is cut: it reads the missing bytes as zeros. Where a
+    transaction was changing the file, its size says nothing: SQLite takes that back.
 
     Raises:
         DamagedJournalError: Something is wrong.
         OSError: The file cannot be read.
     """
-    wal = path.with_name(f"{path.name}-wal")
-    has_wal = wal.exists() and wal.stat().st_size > 0
+    wal = _beside(path, "-wal")
+    has_wal = _holds_bytes(wal)
     if not path.exists():
         if has_wal:
             raise DamagedJournalError(f"the file is gone and only {wal.name} is there")
         return
-    with path.open("rb") as file:
-        header = file.read(_HEADER_BYTES)
+    header = _header(path)
     num_bytes = path.stat().st_size
     if not num_bytes:
         raise DamagedJournalError("it is empty")
-    page_bytes = _page_bytes(header)
-    if num_bytes % page_bytes:
+    page_bytes, is_in_change = _page_bytes(header), _holds_bytes(_beside(path, "-journal"))
+    if num_bytes % page_bytes and not is_in_change:
         raise DamagedJournalError(
             f"it is cut: its {num_bytes:,} bytes are not a multiple of its pages' {page_bytes:,}"
         )
     num_pages = int.from_bytes(header[28:32])
     is_stated = header[24:28] == header[92:96]  # else an old version of SQLite wrote it
-    if is_stated and not has_wal and num_pages > num_bytes // page_bytes:
+    if is_stated and not (has_wal or is_in_change) and num_pages > num_bytes // page_bytes:
         raise DamagedJournalError(
             f"it is cut: {num_bytes // page_bytes:,} of its {num_pages:,} pages are there"
         )
     if not has_wal and num_bytes == page_bytes:  # as where a process died while it began one
         raise DamagedJournalError("it holds no tables")
+
+
+def reading_uri(path: Path) -> str:
+    """Return the URI by which SQLite reads a journal.
+
+    One without a write-ahead log that a process left in the middle of a transaction can be read
+    only by who may put it right; there is no harm in that beside its writer.
+    """
+    is_plain = _header(path)[18:19] == b"\x01"
+    mode = "rw" if is_plain and os.access(path, os.W_OK) else "ro"
+    return f"{path.absolute().as_uri()}?mode={mode}"
 
 
 def require_own(path: Path, database: sqlite3.Connection, thoroughly: bool = False) -> None:
@@ -138,9 +150,9 @@ def move_aside(path: Path) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
     target = path.with_name(f"{path.name}.damaged-{stamp}")
     for ending in ("", *_COMPANIONS):
-        source = path.with_name(path.name + ending)
+        source = _beside(path, ending)
         if source.exists():
-            source.rename(target.with_name(target.name + ending))
+            source.rename(_beside(target, ending))
     return target
 
 
@@ -195,6 +207,19 @@ def _is_damage(error: Exception) -> bool:
         return isinstance(error, sqlite3.Error)
     damage = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
     return code & 0xFF in damage
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+def _holds_bytes(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _header(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEADER_BYTES)
 
 
 def _page_bytes(header: bytes) -> int:

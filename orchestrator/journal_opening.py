@@ -6,15 +6,18 @@ import logging
 import sqlite3
 from pathlib import Path
 
+from orchestrator.disks import network_file_system
 from orchestrator.journal_file import (
     BrokenJournalError,
     DamagedJournalError,
     move_aside,
+    reading_uri,
     require_own,
     require_whole_file,
 )
 from orchestrator.journal_reader import JournalReader
 
+_PATIENCE_S = 60.0  # a reader of 100,000 trials over a slow network is no reason to end a sweep
 _log = logging.getLogger(__name__)
 _TABLES = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -63,11 +66,11 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, dict[str, str]]:
 
 
 def _examine(path: Path) -> None:
-    """Read a whole journal without changing a byte of what may be another program's.
+    """Read a whole journal; what may be another program's stays as SQLite would leave it.
 
     What any reader would stumble over is found here: nothing else ever moves a journal aside.
     """
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    database = sqlite3.connect(reading_uri(path), uri=True)
     try:
         require_own(path, database, thoroughly=True)
         JournalReader(path, database).require_readable()
@@ -78,7 +81,14 @@ def _examine(path: Path) -> None:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path)
-    database.execute("PRAGMA journal_mode = WAL")
+    """Open a database for writing.
+
+    A write-ahead log needs memory that its readers share, which no two machines do: readers on
+    another one would see pages of several moments. There SQLite's older way is right, in which
+    the writer waits for whoever reads.
+    """
+    mode = "TRUNCATE" if network_file_system(path) else "WAL"
+    database = sqlite3.connect(path, timeout=_PATIENCE_S)
+    database.execute(f"PRAGMA journal_mode = {mode}")
     database.execute("PRAGMA synchronous = FULL")
     return database

@@ -14,6 +14,7 @@ from orchestrator.journal_file import (
     COLUMNS,
     DamagedJournalError,
     explained,
+    reading_uri,
     require_own,
     require_whole_file,
 )
@@ -151,7 +152,7 @@ def open_reader(path: str | Path) -> JournalReader:
         raise UserError(f"{path}: there is no journal. Start the sweep with 'tickets run'.")
     with explained(path):
         require_whole_file(path)
-        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        database = sqlite3.connect(reading_uri(path), uri=True)
     try:
         with explained(path):
             require_own(path, database)
