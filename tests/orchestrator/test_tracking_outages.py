@@ -129,7 +129,7 @@ def test_any_schedule_of_faults_ends_with_the_same_content(
 
 
 @pytest.mark.slow
-@settings(_PROPERTY, max_examples=12)
+@settings(_PROPERTY, max_examples=8)
 @given(st.lists(st.sampled_from(QUICK), min_size=30, max_size=160))
 def test_many_schedules_of_faults_end_with_the_same_content(
     stage: Stage, wanted: list[dict[str, Any]], schedule: list[Fault]
