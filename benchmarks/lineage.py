@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.measure import OURS, Case, Goal, Report, Sample, interleave, timed, without
+from benchmarks.models import BERT_TINY
 from benchmarks.plain_lineage import PlainLineage
 from benchmarks.tasks import docstrings_task, made_up_task
-from benchmarks.workload import BERT_TINY, common_settings, single_rank
+from benchmarks.workload import common_settings, single_rank
 from orchestrator.statistics import MIN_T_INTERVAL, t_interval
 from search_spaces.contracts import (
     ArtifactRef,

@@ -20,18 +20,10 @@ from benchmarks.measure import (
     timed,
     without,
 )
+from benchmarks.models import BERT_TINY, MINILM, Model, installed_models
 from benchmarks.profiles import operations
 from benchmarks.sentences import MNLI, SST2, Kind
-from benchmarks.workload import (
-    BERT_TINY,
-    MINILM,
-    Model,
-    Workload,
-    common_settings,
-    installed_models,
-    single_rank,
-    workload,
-)
+from benchmarks.workload import Workload, common_settings, single_rank, workload
 from workers.devices import has_bf16
 from workers.finetune import BUCKET_BATCHES, global_batches
 

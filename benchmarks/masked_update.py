@@ -20,18 +20,9 @@ from benchmarks.measure import (
     timed,
     without,
 )
+from benchmarks.models import BERT_TINY, MINILM, Model, installed_models
 from benchmarks.sentences import SST2
-from benchmarks.workload import (
-    BERT_TINY,
-    MINILM,
-    SEED,
-    Model,
-    Workload,
-    common_settings,
-    installed_models,
-    single_rank,
-    workload,
-)
+from benchmarks.workload import SEED, Workload, common_settings, single_rank, workload
 from search_spaces.recipes import Recipe
 from workers.engine import WORD_EMBEDDINGS, Engine
 

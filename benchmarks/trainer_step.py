@@ -34,20 +34,10 @@ from benchmarks.measure import (
     timed,
     without,
 )
+from benchmarks.models import BERT_TINY, MINILM, Model, installed_models
 from benchmarks.plain_steps import hooked_copy
 from benchmarks.sentences import SST2
-from benchmarks.workload import (
-    BERT_TINY,
-    MINILM,
-    SEED,
-    Model,
-    Workload,
-    common_settings,
-    folder_of,
-    installed_models,
-    single_rank,
-    workload,
-)
+from benchmarks.workload import SEED, Workload, common_settings, folder_of, single_rank, workload
 from search_spaces.recipes import Recipe
 from workers.engine import Engine
 from workers.finetune import BUCKET_BATCHES, global_batches

@@ -15,17 +15,10 @@ from pathlib import Path
 from benchmarks.fresh_trial import prepare
 from benchmarks.machine import ROOT
 from benchmarks.measure import OURS, Case, Goal, Report, Sample, interleave, timed, without
+from benchmarks.models import BERT_TINY, MINILM, Model, installed_models
 from benchmarks.profiles import functions
 from benchmarks.tasks import made_up_task
-from benchmarks.workload import (
-    BERT_TINY,
-    LAST_STEP,
-    MINILM,
-    Model,
-    common_settings,
-    installed_models,
-    single_rank,
-)
+from benchmarks.workload import LAST_STEP, common_settings, single_rank
 from search_spaces.contracts import ArtifactRef, Compute, TrialRequest
 from search_spaces.models import ModelSpecYaml, resolve_model
 from search_spaces.recipes import Recipe

