@@ -59,7 +59,7 @@ def full_size(quick: bool) -> Size:
     """Return the size of a real run."""
     if quick:
         return Size(((BERT_TINY, 25),), num_rounds=3)
-    num_steps = {BERT_TINY: 30, MINILM: 10}
+    num_steps = {BERT_TINY: 30, MINILM: 6}
     return Size(tuple((model, num_steps[model]) for model in installed_models()), num_rounds=3)
 
 

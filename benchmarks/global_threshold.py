@@ -68,7 +68,7 @@ class Outcome:
 # At BERT-large's size torch would need 14 GiB and a minute for each prune, going by BERT-base.
 FULL = (
     Size("BERT-base", num_layers=12, hidden=768, inner=3072, num_rounds=3, peer=TORCH),
-    Size("BERT-large", num_layers=24, hidden=1024, inner=4096, num_rounds=3, peer=NUMPY),
+    Size("BERT-large", num_layers=24, hidden=1024, inner=4096, num_rounds=2, peer=NUMPY),
 )
 QUICK = (replace(FULL[0], num_rounds=1),)
 SMOKE = Size("tiny", num_layers=2, hidden=16, inner=32, num_rounds=1, peer=TORCH)
@@ -91,7 +91,8 @@ def run(smoke: bool, quick: bool = False) -> Report:
             "memory": "peak resident memory above the start, without the weights themselves",
             "processes": "a fresh one for each prune, with glibc's own memory settings",
             "threads": "1",
-            "rounds": f"{sizes[0].num_rounds}, each with weights of its own",
+            "rounds": ", ".join(f"{size.num_rounds} ({size.model})" for size in sizes)
+            + ", each with weights of its own",
         },
         cases=tuple(_case(size, in_fresh_processes=not smoke) for size in sizes),
     )

@@ -101,7 +101,8 @@ def run(smoke: bool, quick: bool = False) -> Report:
             **common,
             "sparsity": "0.5, the same random mask for both",
             "ranks": "1",
-            "rounds": f"{size.num_rounds} after 1 warm-up, each from theta_0; steps of a round: "
+            "rounds": f"{size.num_rounds}, each from theta_0, those with random batches after 1 "
+            "warm-up; steps of a round: "
             + ", ".join(f"{steps} ({model.name})" for model, steps in size.models)
             + f" or {BUCKET_BATCHES} by length",
         },
@@ -131,7 +132,10 @@ def measure(model: Model, order: str, num_steps: int, size: Size) -> dict[str, l
     engine = work.engine()
     with tempfile.TemporaryDirectory() as folder:
         peer = _trainer_round(work, engine, folder)
-        return interleave({TRAINER: peer, OURS: partial(_our_round, work, engine)}, size.num_rounds)
+        num_warmups = int(order == RANDOM)  # 50 steps by length come after it, and are warm enough
+        ours = partial(_our_round, work, engine)
+        variants: dict[str, Callable[[int], Sample]] = {TRAINER: peer, OURS: ours}
+        return interleave(variants, size.num_rounds, num_warmups)
 
 
 def _our_round(work: Workload, engine: Engine, number: int) -> Sample:
