@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import platform
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,15 +23,14 @@ LIBRARIES = ("torch", "transformers", "deepspeed", "numpy", "pyarrow")
 BUSY_ABOVE_CPUS = 0.1
 ROOT = Path(__file__).parents[1]
 _PR_SET_CHILD_SUBREAPER = 36
-_ORPHANS_S = 10.0  # until a server that was told to stop has ended
-_STAYS = "multiprocessing.resource_tracker"  # a child that lives as long as we do
+_KERNEL = 2  # kthreadd, parent of the kernel's threads on Linux
 
 
 class Machine:
-    """Facts of this machine; watches from its making on what other processes use of it."""
+    """Facts of this machine; watches from its making on what other programs use of it."""
 
     def __init__(self) -> None:
-        self._since, self._busy_s, self._own_s = time.perf_counter(), _busy_s(), _own_s()
+        self._since, self._strangers_s, self._stolen_s = time.perf_counter(), _used_s(), _stolen_s()
 
     def facts(self) -> dict[str, str]:
         """Return hardware, versions, date and code."""
@@ -42,47 +44,45 @@ class Machine:
         }
 
     def others_cpus(self) -> float:
-        """Return how many CPUs other processes kept busy on average; finished children are ours."""
-        _wait_for_orphans()
+        """Return how many CPUs other programs, and a hypervisor, took on average.
+
+        The kernel's own threads count for nobody: they write for whoever asked.
+        """
         wall_s = time.perf_counter() - self._since
-        others_s = (_busy_s() - self._busy_s) - (_own_s() - self._own_s)
+        others_s = _used_s() - self._strangers_s + _stolen_s() - self._stolen_s
         return max(0.0, others_s / wall_s)
 
 
 def adopt_orphans() -> None:
-    """Let a server that outlives the child which started it become our own child (Linux).
-
-    Ray's workers stay strangers: their parent lets them go unread, and their time with them.
-    """
+    """Let what outlives the child that started it become our own child (Linux): no stranger."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _wait_for_orphans() -> None:
-    """Wait for children that have been adopted: only then is their time counted as ours."""
-    deadline_s = time.monotonic() + _ORPHANS_S
-    while left := [one for one in psutil.Process().children() if not _stays(one)]:
-        if (patience_s := deadline_s - time.monotonic()) <= 0:
-            return
-        psutil.wait_procs(left, patience_s)  # theirs are adopted then
+def strangers() -> Iterator[psutil.Process]:
+    """Yield all processes but the kernel's, our own and whatever that started."""
+    me = psutil.Process()
+    ours = {me.pid, *(child.pid for child in me.children(recursive=True))}
+    for process in psutil.process_iter():
+        try:
+            is_kernel = _KERNEL in (process.pid, process.ppid())
+        except psutil.Error:  # it has ended
+            continue
+        if process.pid not in ours and not (is_kernel and sys.platform == "linux"):
+            yield process
 
 
-def _stays(process: psutil.Process) -> bool:
-    try:
-        return any(_STAYS in argument for argument in process.cmdline())
-    except psutil.Error:  # it has ended
-        return False
+def _used_s() -> float:
+    """Return the CPU seconds of strangers and of their children that have ended."""
+    used_s = 0.0
+    for process in strangers():
+        with contextlib.suppress(psutil.Error):  # it has ended
+            used_s += sum(process.cpu_times()[:4])  # user, system, and both of children
+    return used_s
 
 
-def _busy_s() -> float:
-    """Return the CPU seconds that the whole machine has spent neither idle nor waiting."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-    user, nice, system, _idle, _wait, *interrupts_and_steal = fields
-    return (user + nice + system + sum(interrupts_and_steal)) / os.sysconf("SC_CLK_TCK")
-
-
-def _own_s() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+def _stolen_s() -> float:
+    """Return the CPU seconds that a hypervisor gave to others; 0 where that is not known."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
 def _cpu_name() -> str:

@@ -1,4 +1,4 @@
-"""Whose CPU seconds a benchmark counts as its own."""
+"""Which processes a benchmark counts as strangers."""
 
 from __future__ import annotations
 
@@ -6,33 +6,62 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-BURNT_S = 0.4  # a starved machine takes seconds for it, and orphans are waited for 10 s
-# A benchmark, whose child starts a server and ends before it.
-SCRIPT = f"""
-import os, subprocess, sys
-from benchmarks.machine import Machine, adopt_orphans
+import pytest
 
-server = "import time\\nwhile time.process_time() < {BURNT_S}: pass"
-child = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {{server!r}}])"
+ROOT = Path(__file__).parents[1]
+BURNT_S = 0.4
+# A benchmark, whose child starts a server and ends before it: is that one a stranger?
+ADOPTING = """
+import subprocess, sys
+import psutil
+from benchmarks.machine import adopt_orphans, strangers
+
+child = (
+    "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'input()'],"
+    " stdin=sys.stdin, stdout=subprocess.DEVNULL).pid)"
+)
 if sys.argv[1] == "adopts":
     adopt_orphans()
-machine = Machine()
-subprocess.run([sys.executable, "-c", child], check=True)
-machine.others_cpus()
-times = os.times()
-print(times.children_user + times.children_system)
+done = subprocess.run([sys.executable, "-c", child], stdout=subprocess.PIPE, check=True)
+server = psutil.Process(int(done.stdout))
+print(server in set(strangers()))
 """
+WATCHING = """
+import time
+from benchmarks.machine import Machine
+
+machine, since = Machine(), time.perf_counter()
+print("watches", flush=True)
+input()
+print(machine.others_cpus() * (time.perf_counter() - since))
+"""
+BURNING = f"import time\nwhile time.process_time() < {BURNT_S}: pass"
 
 
-def children_s(how: str) -> float:
-    """Return the CPU seconds of finished children that a benchmark knows of."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    return float(done.stdout)
+@pytest.mark.parametrize(("how", "is_stranger"), [("adopts", False), ("does not", True)])
+def test_a_server_that_outlives_its_starter_is_ours(how: str, is_stranger: bool) -> None:
+    """Not adopted, Ray's processes would make every machine a busy one."""
+    with subprocess.Popen(
+        [sys.executable, "-c", ADOPTING, how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as benchmark:
+        told, _ = benchmark.communicate()  # its server ends with its input
+    assert told.split() == [str(is_stranger)]
 
 
-def test_a_server_that_outlives_its_starter_counts_as_ours() -> None:
-    """Without being adopted it would count as a stranger on a busy machine."""
-    assert children_s("adopts") >= BURNT_S > children_s("does not")
+def test_what_others_burn_is_seen() -> None:
+    """Also what has ended by then: its parent, which waited for it, is a stranger too."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WATCHING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as benchmark:
+        assert benchmark.stdout is not None and benchmark.stdout.readline() == "watches\n"
+        subprocess.run([sys.executable, "-c", BURNING], check=True)
+        told, _ = benchmark.communicate("\n")
+    assert float(told) >= 0.9 * BURNT_S
