@@ -9,6 +9,8 @@ MINILM := $(VENV)/.installed-minilm
 # Five schedules in a row have one fault of each kind.
 CHAOS_SCHEDULES ?= 20
 CHAOS_CASES ?= 2000
+# Fast tests run side by side, file by file; the longest come first.
+TEST_WORKERS ?= 2
 
 # One thread a process: the tests start several ranks side by side.
 export OMP_NUM_THREADS := 1
@@ -44,7 +46,8 @@ lint: $(STAMP)  ## Check style, formatting, types and the order of imports
 	$(BIN)/lint-imports
 
 test: $(STAMP) lint  ## Run lint, then every test that is neither slow nor needs a GPU
-	$(BIN)/python -m pytest -m "not slow and not gpu" -q --durations=10
+	$(BIN)/python -m pytest -m "not slow and not gpu" -q --durations=10 \
+		-n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(MINILM)  ## Run the slow tests that need no GPU
 	$(BIN)/python -m pytest -m "slow and not gpu" -q --durations=10

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from cluster.session import Session
 
 NUM_RAY_CPUS = 4  # told to Ray, however many there are: two gangs of two ranks
+
+settings.register_profile("any machine", deadline=None)  # no test fails for a busy one
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
