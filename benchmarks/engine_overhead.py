@@ -58,7 +58,7 @@ SMOKE = Size(((BERT_TINY, 2),), num_rounds=1, batch_size=4)
 def full_size(quick: bool) -> Size:
     """Return the size of a real run."""
     if quick:
-        return Size(((BERT_TINY, 25),), num_rounds=3)
+        return Size(((BERT_TINY, 15),), num_rounds=1, ranks=(1,))
     num_steps = {BERT_TINY: 30, MINILM: 6}
     return Size(tuple((model, num_steps[model]) for model in installed_models()), num_rounds=3)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -70,7 +70,7 @@ FULL = (
     Size("BERT-base", num_layers=12, hidden=768, inner=3072, num_rounds=3, peer=TORCH),
     Size("BERT-large", num_layers=24, hidden=1024, inner=4096, num_rounds=2, peer=NUMPY),
 )
-QUICK = (replace(FULL[0], num_rounds=1),)
+QUICK = (Size("MiniLM-L6", num_layers=6, hidden=384, inner=1536, num_rounds=1, peer=TORCH),)
 SMOKE = Size("tiny", num_layers=2, hidden=16, inner=32, num_rounds=1, peer=TORCH)
 
 

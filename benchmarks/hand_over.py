@@ -22,7 +22,7 @@ from cluster.session import Session
 BY_HAND = "loop by hand"
 MASKS = {"64 KiB": 1 << 16, "10.7 MB, as of BERT-base": 10_690_560}
 NUM_SLOTS, TRIAL_S = 2, 0.3
-SMOKE_ROUNDS, QUICK_ROUNDS, FULL_ROUNDS = 4, 15, 50
+SMOKE_ROUNDS, QUICK_ROUNDS, FULL_ROUNDS = 4, 10, 50
 NUM_DROPPED = 2  # hand-overs of each lineage at its beginning: processes load what they need
 
 
@@ -37,7 +37,7 @@ def run(smoke: bool, quick: bool = False) -> Report:
                 (),
                 (Goal("p50_ms", 50.0),),
             )
-            for name, num_bytes in list(MASKS.items())[: 1 if smoke else None]
+            for name, num_bytes in list(MASKS.items())[: 1 if smoke or quick else None]
         )
     return Report(
         variants={

@@ -67,7 +67,7 @@ class Size:
 
 
 FULL = Size("docstrings", 3000, num_prunes=9, num_steps=24, num_seeds=3)
-QUICK = Size("docstrings", 3000, num_prunes=2, num_steps=20, num_seeds=1)
+QUICK = Size("docstrings", 3000, num_prunes=1, num_steps=10, num_seeds=1)
 SMOKE = Size("made-up", 64, num_prunes=2, num_steps=2, num_seeds=1, dropout=0.0, batch_size=8)
 
 

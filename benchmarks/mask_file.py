@@ -34,7 +34,7 @@ class Size:
 
 
 FULL = Size(bert_prunable(12, 768, 3072), num_rounds=7)
-QUICK = Size(FULL.prunable, num_rounds=2)
+QUICK = Size(FULL.prunable, num_rounds=2, sparsities=(0.7,))
 SMOKE = Size(bert_prunable(2, 16, 32), num_rounds=1)
 
 

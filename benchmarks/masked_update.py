@@ -50,7 +50,7 @@ SMOKE = Size(BERT_TINY, num_steps=2, num_rounds=1, batch_size=4)
 def full_size(quick: bool) -> Size:
     """Return the size of a real run."""
     if quick:
-        return Size(BERT_TINY, 10, 2)
+        return Size(BERT_TINY, 10, 2, sparsities=(0.7,))
     return Size(installed_models()[-1], 10, 5)
 
 

@@ -42,7 +42,7 @@ class Size:
 
 
 FULL = Size({200: 5})
-QUICK = Size({200: 2})
+QUICK = Size({200: 1})
 SMOKE = Size({5: 1})
 
 

@@ -53,10 +53,11 @@ GOALS = {
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: (model, steps of a round of random batches)."""
+    """How much is measured: (model, steps of a round of random batches), and which batches."""
 
     models: tuple[tuple[Model, int], ...]
     num_rounds: int
+    orders: tuple[str, ...] = (RANDOM, BY_LENGTH)
     batch_size: int = 32
     dropout: float = 0.1
 
@@ -67,8 +68,9 @@ SMOKE = Size(((BERT_TINY, 2),), num_rounds=1, batch_size=2)
 def full_size(quick: bool) -> Size:
     """Return the size of a real run."""
     num_steps = {BERT_TINY: 20, MINILM: 5}
-    models = (BERT_TINY,) if quick else installed_models()
-    return Size(tuple((model, num_steps[model]) for model in models), 2 if quick else 3)
+    if quick:
+        return Size(((BERT_TINY, num_steps[BERT_TINY]),), num_rounds=1, orders=(RANDOM,))
+    return Size(tuple((model, num_steps[model]) for model in installed_models()), num_rounds=3)
 
 
 def run(smoke: bool, quick: bool = False) -> Report:
@@ -76,9 +78,15 @@ def run(smoke: bool, quick: bool = False) -> Report:
     size = SMOKE if smoke else full_size(quick)
     with single_rank():
         cases = tuple(
-            _case(model, order, steps, size, is_judged=not smoke)
+            _case(
+                model,
+                order,
+                num_steps if order == RANDOM else BUCKET_BATCHES,
+                size,
+                is_judged=not smoke,
+            )
             for model, num_steps in size.models
-            for order, steps in ((RANDOM, num_steps), (BY_LENGTH, BUCKET_BATCHES))
+            for order in size.orders
         )
         common = common_settings(
             "of random words with the lengths of SST-2", size.batch_size, size.dropout

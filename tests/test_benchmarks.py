@@ -22,7 +22,7 @@ from benchmarks import (
     profiles,
     scheduler_scale,
 )
-from benchmarks.__main__ import BENCHMARKS, keep, main
+from benchmarks.__main__ import BENCHMARKS, chosen, keep, main
 from benchmarks.measure import OURS, Case, Goal, Sample, interleave, run_fresh, spread, summary
 from benchmarks.render import section
 from benchmarks.sentences import CLS, MNLI, SEP, SST2
@@ -159,6 +159,14 @@ def test_the_command_prints_a_table_and_writes_nothing_when_smoking(
     assert "| `extra_mib` |" in printed
     assert printed.count("3,046 of 3,046") == 2
     assert [path.read_bytes() if path.exists() else None for path in watched] == before
+
+
+def test_a_first_look_leaves_out_what_takes_long_unless_it_is_named() -> None:
+    """All others are in both; a full run has every one."""
+    assert list(chosen([], "full")) == list(BENCHMARKS)
+    left_out = set(BENCHMARKS) - set(chosen([], "quick"))
+    assert left_out == {"checkpoint_cost", "hand_over", "driver_killed"}
+    assert chosen(["hand_over"], "quick") == ["hand_over"]
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
