@@ -64,5 +64,5 @@ chaos-mishaps: $(STAMP)
 bench: $(MINILM)  ## Measure against named peers, some 40 minutes; rewrite docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-bench-quick: $(MINILM)  ## Measure fewer cases for a first look, some 5 minutes; write nothing
+bench-quick: $(MINILM)  ## Measure fewer cases for a first look, some 4 minutes; write nothing
 	$(BIN)/python -m benchmarks --quick

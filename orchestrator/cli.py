@@ -27,9 +27,11 @@ from orchestrator import (
     submit_commands,
     sync_command,
     transfer_commands,
+    validate_command,
     watch_commands,
 )
 from orchestrator.choices import planned
+from orchestrator.console import make_console, pasteable
 from orchestrator.ctrl_c import CtrlC
 from orchestrator.driver_life import away_line
 from orchestrator.ending import report_folder, show_places, show_verdicts
@@ -46,8 +48,7 @@ from search_spaces.canonical import canonical_json, short
 from search_spaces.contracts import TrialState
 from search_spaces.errors import ClusterLostError, SpecError, UserError
 from search_spaces.explain import explain_difference
-from search_spaces.loading import load_sweep, show
-from search_spaces.places import masked
+from search_spaces.loading import load_sweep
 
 app = typer.Typer(
     help="Search for winning lottery tickets in BERT: sweeps of fine-tune, prune, rewind.",
@@ -59,32 +60,8 @@ SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YA
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-@app.command()
-def validate(
-    sweep: SweepPath,
-    show_all: Annotated[
-        bool, typer.Option("--show", help="Print the sweep with presets and defaults filled in.")
-    ] = False,
-) -> None:
-    """Check a sweep, its models and its data; list every fault at once."""
-    context = SweepContext.open(sweep)
-    if show_all:
-        typer.echo(masked(show(context.spec)))
-    for name, model in context.models.items():
-        where = "with" if model.prunable.has_pooler else "without"
-        typer.echo(
-            f"model {name}: {model.identity.num_prunable:,} prunable weights in "
-            f"{len(model.prunable.names)} matrices, {where} the pooler; "
-            f"theta_0 {short(model.identity.theta0_sha256)}"
-        )
-    for name, task in context.tasks.items():
-        typer.echo(
-            f"task {name}: {task.num_train:,} train, {task.num_select:,} select, "
-            f"{task.num_report:,} report examples; metric {task.identity.metric}"
-        )
-    for sentence in context.given.sentences(context.spec):
-        typer.echo(sentence)
-    typer.echo(f"{sweep}: valid, {len(context.trials)} trials")
+# The order of the help: looking before running.
+app.command()(validate_command.validate)
 
 
 @app.command()
@@ -95,7 +72,7 @@ def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(plan_data(made), indent=2))
         return
-    show_plan(Console(emoji=False), context.spec.name, made)
+    show_plan(make_console(), context.spec.name, made)
 
 
 @app.command()
@@ -110,17 +87,17 @@ def run(
     """Run a sweep on Ray; what is committed already is reused, so the same command resumes."""
     context = SweepContext.open(sweep)
     context.require_plan(expected)
-    spec, store, console = context.spec, Store(context.spec.store), Console(emoji=False)
+    spec, store, console = context.spec, Store(context.spec.store), make_console(True)
     made = mended(context, store, lambda: planned(context, store))
     console.print(plan_summary(made), highlight=False, soft_wrap=True)
     from orchestrator.finishing import mirror_finished, settle, tracker_of
 
+    tracker = tracker_of(context)
     if made.num_run + made.num_wait == 0:
         settle(context, store)
         files = _show_end(console, context, store, sweep)
-        mirror_finished(context, tracker_of(context), store, files)
+        mirror_finished(context, tracker, store, files)
         return
-    tracker = tracker_of(context)
     from orchestrator.listeners import ListenerGroup
     from orchestrator.progress import LiveProgress
     from orchestrator.running import run_on_ray
@@ -139,7 +116,8 @@ def run(
     except ClusterLostError as error:
         raise ClusterLostError(f"{error}\n{_go_on(sweep)}") from error
     if not (is_mirrored := tracking.close()):
-        say(f"Not all results reached MLflow. They are in the store: tickets sync {sweep}")
+        command = f"tickets sync {pasteable(sweep)}"
+        say(f"Not all results reached MLflow. They are in the store: {command}")
     if not outcome.cancelled:
         files = _show_end(console, context, store, sweep)
         if files and is_mirrored:
@@ -201,7 +179,7 @@ def status(
         said = {"sweep": meta["name"], "trials": data, "mirror": lag and lag.fields(now)}
         typer.echo(json.dumps(said, indent=2, default=str))
         return
-    show_status(Console(emoji=False), meta["name"], rows, counts, has_ended(path), failures)
+    show_status(make_console(), meta["name"], rows, counts, has_ended(path), failures)
     told = [away_line(meta, path, now), describe_lag(lag, now, counts[TrialState.SUCCEEDED])]
     typer.echo("\n".join(filter(None, told)), nl=any(told))
 
@@ -228,7 +206,7 @@ def explain_key(
     table = Table("field", short(key), short(other))
     for field, left, right in rows:
         table.add_row(field, str(left), str(right))
-    Console(emoji=False).print(table)
+    make_console().print(table)
 
 
 # Listed after the commands above, in this order.
@@ -288,12 +266,12 @@ def _close(console: Console, sweep: Path, outcome: SweepOutcome) -> None:
         console.print(_go_on(sweep), soft_wrap=True)
         raise typer.Exit(130)
     if outcome.counts.get(TrialState.FAILED, 0):
-        console.print(f"Some trials failed. See why with: tickets status {sweep}")
+        console.print(f"Some trials failed. See why with: tickets status {pasteable(sweep)}")
         raise typer.Exit(1)
 
 
 def _go_on(sweep: Path) -> str:
-    return f"Stopped; nothing is lost. Go on with: tickets run {sweep}"
+    return f"Stopped; nothing is lost. Go on with: tickets run {pasteable(sweep)}"
 
 
 if __name__ == "__main__":

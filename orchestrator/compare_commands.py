@@ -33,6 +33,7 @@ from orchestrator.compare_sides import (
     mask_ref,
     parse_selector,
 )
+from orchestrator.console import make_console
 from orchestrator.mask_commands import mask_faults_told, read_mask_file
 from orchestrator.store import Store
 from search_spaces.errors import UserError
@@ -74,7 +75,7 @@ def compare(
         rows = [asdict(row) for row in compared]
         typer.echo(json.dumps({"compared": rows, "left_out": lacking}, indent=2))
         return
-    _show(Console(emoji=False), compared, lacking)
+    _show(make_console(), compared, lacking)
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _compare_files(first: Path, second: Path, as_json: bool) -> None:
         data = {"first": str(first), "second": str(second), **asdict(overlap)}
         typer.echo(json.dumps({**data, "matrices": [asdict(pair) for pair in pairs]}, indent=2))
         return
-    console = Console(emoji=False)
+    console = make_console()
     show_masks(console, {f"A {first}, B {second}": overlap}, [])
     show_matrices(console, pairs)
 

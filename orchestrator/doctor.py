@@ -66,7 +66,11 @@ def _look_at_sweep(spec: SweepSpec, seen: StoreSurvey, patience_s: float) -> lis
         ("store", lambda: look_at_store(spec.store, seen, patience_s / 2)),
         ("lease", lambda: look_at_lease(spec.store, spec.name)),
     ]
-    found = [one for name, look in stages for one in within(name, patience_s, look, todo)]
+    found: list[Finding] = []
+    for name, look in stages:
+        found += within(name, patience_s, look, todo)
+        if any(one.level == "fail" for one in found):
+            break  # the later ones would only say the same once more
     journal = journal_path(spec)
     found.append(look_at_journals(journal.parent))
     found += look_at_journal(journal, seen)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from orchestrator.console import make_console
 from search_spaces.loading import load_sweep
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -29,7 +29,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([vars(finding) for finding in found], indent=2))
     else:
-        console = Console(emoji=False)
+        console = make_console()
         for one in found:
             level = f"[{_STYLES[one.level]}]{one.level:<4}[/]"
             text = f"{level}  {one.check:<16}  {escape(one.said)}"

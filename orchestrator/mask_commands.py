@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from orchestrator.console import make_console
 from orchestrator.screens import show_mask, show_overlaps
 from search_spaces.errors import UserError
 from search_spaces.models import ModelSpecYaml, PrunableChoice, resolve_model
@@ -28,6 +29,7 @@ MaskPath = Annotated[Path, typer.Argument(metavar="MASK", help="A mask file, *.a
 MaskPaths = Annotated[list[Path], typer.Argument(metavar="MASK...", help="Mask files, *.arrow.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 TORCH = ".pt"
+MASK, LINEAGE = "mask file", "packed lineage"
 
 
 @app.command()
@@ -37,7 +39,7 @@ def show(file: MaskPath, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(mask.info().model_dump_json(indent=2))
         return
-    show_mask(Console(emoji=False), str(file), mask.info())
+    show_mask(make_console(), str(file), mask.info())
 
 
 @app.command()
@@ -57,7 +59,7 @@ def compare(files: MaskPaths, as_json: AsJson = False) -> None:
         rows = [{"first": one, "second": other, "overlap": value} for one, other, value in found]
         typer.echo(json.dumps(rows, indent=2))
         return
-    show_overlaps(Console(emoji=False), found)
+    show_overlaps(make_console(), found)
 
 
 @app.command()
@@ -83,13 +85,15 @@ def convert(
     if target.suffix == TORCH:
         import torch
 
-        torch.save(mask_buffers(read_mask_file(source)), target)
+        buffer = io.BytesIO()
+        torch.save(mask_buffers(read_mask_file(source)), buffer)
+        _write(target, buffer.getvalue())
     elif model is None:
         raise UserError("A mask.pt does not name its model: give it with --model.")
     else:
         facts = resolve_model(ModelSpecYaml(name=model, source=model, prunable=prunable))
         mask = read_reference_mask(source, facts.prunable)
-        target.write_bytes(write_mask(mask, {"theta0_sha256": facts.identity.theta0_sha256}))
+        _write(target, write_mask(mask, {"theta0_sha256": facts.identity.theta0_sha256}))
     typer.echo(f"Wrote {target}")
 
 
@@ -104,7 +108,7 @@ def pack(
 
     with mask_faults_told():
         data = write_lineage([read_mask_file(file) for file in files], {})
-    target.write_bytes(data)
+    _write(target, data)
     before = sum(file.stat().st_size for file in files)
     typer.echo(f"Wrote {target}: {len(data):,} bytes for {before:,}")
 
@@ -119,13 +123,14 @@ def unpack(
     from workers.mask_file import write_mask
 
     with mask_faults_told():
-        masks = read_lineage(_bytes_of(lineage), None, str(lineage)).masks
+        masks = read_lineage(_bytes_of(lineage, LINEAGE), None, str(lineage)).masks
     targets = [folder / f"round-{index:02}.arrow" for index in range(len(masks))]
     for target in targets:
         _refuse_existing(target)
-    folder.mkdir(parents=True, exist_ok=True)
+    with _unwritable_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for target, mask in zip(targets, masks, strict=True):
-        target.write_bytes(write_mask(mask, {}))
+        _write(target, write_mask(mask, {}))
         typer.echo(f"Wrote {target}: sparsity {mask.num_removed / mask.prunable.num_weights:.4f}")
 
 
@@ -134,14 +139,42 @@ def read_mask_file(file: Path) -> Mask:
     from workers.mask_file import read_mask
 
     with mask_faults_told():
-        return read_mask(_bytes_of(file), None, str(file))
+        return read_mask(_bytes_of(file, MASK), None, str(file))
 
 
-def _bytes_of(file: Path) -> bytes:
+def _bytes_of(file: Path, wanted: str) -> bytes:
+    """Return a file's bytes; refuse one that is of another kind, which is no damage."""
+    from workers.arrow_file import column_names
+
     try:
-        return file.read_bytes()
+        data = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}. Check the path.") from None
+    names = column_names(data)
+    if names is None:
+        raise UserError(f"{file}: is no {wanted}: it is not an Arrow file. Check the path.")
+    found = LINEAGE if "round_index" in names else MASK
+    if names and found != wanted:
+        also = " 'tickets mask unpack' writes its masks." if found == LINEAGE else ""
+        raise UserError(f"{file}: is a {found}, not a {wanted}.{also} Check the path.")
+    return data
+
+
+def _write(target: Path, data: bytes) -> None:
+    with _unwritable_told(target):
+        target.write_bytes(data)
+
+
+@contextmanager
+def _unwritable_told(target: Path) -> Iterator[None]:
+    """Turn a target that cannot be written into one message and exit code 2."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{target}: cannot be written: {error.strerror}. Name another place, or mend its "
+            "folder's permissions."
+        ) from None
 
 
 def _refuse_existing(target: Path) -> None:

@@ -108,13 +108,16 @@ def best(
     Raises:
         UserError: No answer, no such experiment or rule, or no such fraction.
     """
+    faults = []
     if rule is not None and rule not in RULES:
-        raise UserError(f"rule '{rule}' is not known. Use one of {', '.join(RULES)}.")
+        faults.append(f"rule '{rule}' is not known. Use one of {', '.join(RULES)}.")
     if not 0 <= min_sparsity < 1:
-        raise UserError(
+        faults.append(
             f"min_sparsity {min_sparsity:g} is not allowed. Use a fraction of at least 0 and "
             "less than 1, for example 0.6 for 60%."
         )
+    if faults:
+        raise UserError("\n".join(faults))
     wanted = {"task": task, "model": model, "method": method, "rule": rule}
     groups: dict[tuple[str, ...], list[Ticket]] = defaultdict(list)
     for ticket, default_rule in _tickets(uri, experiment, wanted):

@@ -6,8 +6,8 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from orchestrator.console import make_console
 from orchestrator.screens import show_lineage, show_tickets
 
 app = typer.Typer()
@@ -32,7 +32,7 @@ def best(
     if as_json:
         typer.echo(json.dumps([vars(ticket) for ticket in found], indent=2))
         return
-    show_tickets(Console(emoji=False), found)
+    show_tickets(make_console(), found)
 
 
 @app.command()
@@ -49,4 +49,4 @@ def lineage(
     if as_json:
         typer.echo(json.dumps([vars(row) for row in rows], indent=2))
         return
-    show_lineage(Console(emoji=False), rows)
+    show_lineage(make_console(), rows)

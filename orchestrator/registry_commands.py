@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.console import make_console
 from orchestrator.report_text import show_percent, show_score, show_signed
 from orchestrator.screens import make_table
 from search_spaces.places import masked
@@ -74,7 +75,7 @@ def card(
         return
     from rich.markdown import Markdown  # loads a parser that no other command needs
 
-    Console(emoji=False).print(Markdown(found.card()))
+    make_console().print(Markdown(found.card()))
 
 
 @app.command()
@@ -87,7 +88,7 @@ def registry(
     if as_json:
         typer.echo(json.dumps([vars(ticket) for ticket in found], indent=2))
         return
-    _show(Console(emoji=False), found, uri)
+    _show(make_console(), found, uri)
 
 
 def registered_tickets(uri: str) -> list[RegisteredTicket]:

@@ -66,10 +66,8 @@ def simulate(
 
     Example: tickets simulate SWEEP.yaml --gpus 64 --mtbf 12h --gantt run.png
     """
-    if gantt and gantt.suffix.lower() not in (".png", ".html"):
-        raise UserError(f"--gantt {gantt}: is neither PNG nor HTML. Name it OUT.png or OUT.html.")
     context = SweepContext.open(sweep)
-    options = Options(gpus, cpus, node_size, gpu_kind, mtbf, preemption_rate, repair, seed)
+    options = Options(gpus, cpus, node_size, gpu_kind, mtbf, preemption_rate, repair, seed, gantt)
     spec = context.spec
     given, shapes = spec.resources, Shapes.of(spec)
     setting = understood(options, shapes.distinct, given.gangs, given.max_gpus)

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from orchestrator.simulated_hosts import Slots, slots_of
@@ -14,6 +15,7 @@ from search_spaces.contracts import Compute
 from search_spaces.errors import Fault, SpecError, did_you_mean
 
 PLACE = "tickets simulate"
+CHARTS = (".png", ".html")
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 MOST_DEVICES = 100_000  # of a simulated cluster: each node has its own draws
 LEAST_S = 60.0  # between two outages of one node: below, nothing would ever end
@@ -35,6 +37,7 @@ class Options:
     preemption_rate: float = 0.0
     repair: str = "10m"
     seed: int = 0
+    gantt: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def understood(
         SpecError: Options are wrong; all of them at once.
         UserError: The cluster has no room for one gang of some shape.
     """
-    faults = [*_size_faults(options, shapes[0]), *_kind_faults(options)]
+    faults = [*_size_faults(options, shapes[0]), *_kind_faults(options), *_chart_faults(options)]
     hazards = _hazards(options, faults)
     if faults:
         raise SpecError(faults)
@@ -112,6 +115,13 @@ def _kind_faults(options: Options) -> list[Fault]:
         return []
     problem = f"'{kind}' is not known; there are {', '.join(GPU_SPEEDS)}."
     return [Fault(PLACE, "--gpu-kind", problem, did_you_mean(kind, GPU_SPEEDS))]
+
+
+def _chart_faults(options: Options) -> list[Fault]:
+    if options.gantt is None or options.gantt.suffix.lower() in CHARTS:
+        return []
+    problem = f"{options.gantt}: is neither PNG nor HTML."
+    return [Fault(PLACE, "--gantt", problem, "Name it OUT.png or OUT.html.")]
 
 
 def _hazards(options: Options, faults: list[Fault]) -> Hazards:

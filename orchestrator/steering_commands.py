@@ -13,6 +13,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from orchestrator.console import pasteable
 from orchestrator.driver_life import DriverLife, driver_life
 from orchestrator.inbox import Command, Inbox, Verb
 from orchestrator.journal_lock import is_held
@@ -132,7 +133,7 @@ def stop(
         num_left = sum(num for state, num in counts.items() if state not in DONE)
         typer.echo(
             f"Stopped: {counts[TrialState.SUCCEEDED]} trials are done and kept, {num_left} are "
-            f"left. Go on with: tickets run {sweep}"
+            f"left. Go on with: tickets run {pasteable(sweep)}"
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.console import pasteable
 from search_spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def _as_data(job: JobState) -> dict[str, object]:
 
 
 def _next(sweep: Path, jobs: Jobs) -> str:
-    where = f"{sweep} --address {jobs.url}"
+    where = f"{pasteable(sweep)} --address {jobs.url}"
     return (
         f"Look at it with: tickets status {where}\nFollow it with:  {_logs(sweep, jobs)} --follow\n"
         f"End it with:     tickets stop {where}"
@@ -249,7 +250,7 @@ def _next(sweep: Path, jobs: Jobs) -> str:
 
 
 def _logs(sweep: Path, jobs: Jobs) -> str:
-    return f"tickets logs {sweep} --address {jobs.url}"
+    return f"tickets logs {pasteable(sweep)} --address {jobs.url}"
 
 
 def _write(text: str) -> None:

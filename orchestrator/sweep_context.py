@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.given_masks import GivenMasks, look_up
 from orchestrator.journal import SweepInfo
 from search_spaces.canonical import content_key, short
-from search_spaces.errors import SpecError, UserError
+from search_spaces.errors import Fault, SpecError, UserError
 from search_spaces.expand import expand
 from search_spaces.loading import load_sweep, show
 from search_spaces.models import ModelFacts
@@ -37,6 +37,13 @@ class SweepContext:
             SpecError: Anything is wrong; all faults at once.
         """
         spec = load_sweep(path)
+        try:
+            return SweepContext._of(spec)
+        except SpecError as error:
+            raise SpecError([_in_file(path, fault) for fault in error.faults]) from None
+
+    @staticmethod
+    def _of(spec: SweepSpec) -> SweepContext:
         models, tasks = resolve_sweep(spec)
         given, faults = look_up(spec)
         try:
@@ -93,6 +100,14 @@ class SweepContext:
                 "'tickets plan' lists the keys."
             )
         return found[0]
+
+
+def _in_file(path: Path, fault: Fault) -> Fault:
+    """Return a fault that names the sweep's file where it names a part of the sweep only."""
+    if fault.place == "sweep":
+        return replace(fault, place=str(path))
+    is_part = fault.place.startswith(("schedule", "task '", "model '"))
+    return replace(fault, place=f"{path}: {fault.place}") if is_part else fault
 
 
 def journal_path(spec: SweepSpec) -> Path:

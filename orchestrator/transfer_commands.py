@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from orchestrator.console import make_console
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from search_spaces.errors import UserError
@@ -43,6 +43,6 @@ def transfer(
         return
     for table in tables:
         if table.split == split:
-            show_transfer(Console(emoji=False), table)
+            show_transfer(make_console(), table)
     for one in overlaps:
-        show_source_overlaps(Console(emoji=False), one)
+        show_source_overlaps(make_console(), one)

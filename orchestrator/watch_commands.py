@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
+from orchestrator.console import make_console
 from orchestrator.journal_reader import open_reader
 from orchestrator.steering_commands import known_labels
 from orchestrator.submit_commands import Insecure, Python, Where, show_logs
@@ -50,7 +50,7 @@ def watch(
         if as_json:
             typer.echo(json.dumps(asdict(watcher.look(time.time())), indent=2))
             return
-        console = Console(emoji=False)
+        console = make_console(is_live=True)
         if once or not console.is_terminal:
             console.print(draw(watcher.look(time.time())))
             return

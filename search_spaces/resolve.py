@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from search_spaces.canonical import content_key
@@ -12,7 +13,7 @@ from search_spaces.errors import Fault, SpecError
 from search_spaces.examples import Examples
 from search_spaces.models import FAMILIES, ModelFacts, max_tokens, resolve_model
 from search_spaces.places import absolute
-from search_spaces.splits import AnySelectRule, ReportSelect, make_splits
+from search_spaces.splits import TASK, AnySelectRule, ReportSelect, make_splits
 from search_spaces.sweep import SweepSpec
 from search_spaces.task_facts import TaskFacts as TaskFacts  # known from here too
 from search_spaces.task_specs import TaskSpec
@@ -88,7 +89,10 @@ def _gather(
         try:
             found[name(item)] = resolve(item)
         except SpecError as error:
-            faults += error.faults
+            for fault in error.faults:
+                is_task = fault.place == TASK
+                place = f"task '{name(item)}'" if is_task else fault.place
+                faults.append(replace(fault, place=place))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -82,7 +83,7 @@ def removed_counts(
         counts = _torch_counts(schedule, num_prunable)
     else:
         counts = _exact_counts(schedule, num_prunable)
-    _check(counts, num_prunable)
+    _check(schedule, counts, num_prunable)
     return counts
 
 
@@ -109,7 +110,15 @@ def _torch_counts(schedule: LinearSchedule, num_prunable: int) -> tuple[int, ...
     return tuple(counts)
 
 
-def _check(counts: tuple[int, ...], num_prunable: int) -> None:
+def _check(
+    schedule: LinearSchedule | GeometricSchedule | LevelsSchedule,
+    counts: tuple[int, ...],
+    num_prunable: int,
+) -> None:
+    if isinstance(schedule, LevelsSchedule):
+        if faults := list(_level_faults(schedule.levels, counts, num_prunable)):
+            raise SpecError(faults)
+        return
     if counts[-1] >= num_prunable:
         problem = f"removes all {num_prunable} prunable weights at round {len(counts)}"
         raise SpecError([Fault("schedule", "", f"{problem}.", "Use fewer rounds.")])
@@ -117,3 +126,17 @@ def _check(counts: tuple[int, ...], num_prunable: int) -> None:
         problem = f"gives the counts {list(counts)} for {num_prunable} prunable weights"
         hint = "Every round must remove at least one weight more: use larger steps."
         raise SpecError([Fault("schedule", "", f"{problem}.", hint)])
+
+
+def _level_faults(
+    levels: tuple[float, ...], counts: tuple[int, ...], num_prunable: int
+) -> Iterator[Fault]:
+    for index, (level, count) in enumerate(zip(levels, counts, strict=True)):
+        problem, hint = "", "Leave one of the two out."
+        if not 0 < count < num_prunable:
+            which, other = ("none", "larger") if count < 1 else ("all", "smaller")
+            problem, hint = f"removes {which} of {num_prunable} weights", f"Use a {other} level."
+        elif index and count == counts[index - 1]:
+            problem = f"removes {count} of {num_prunable} weights, as {levels[index - 1]} does"
+        if problem:
+            yield Fault("schedule", f"levels[{index}]", f"is {level}, but {problem}.", hint)

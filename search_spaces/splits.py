@@ -18,6 +18,7 @@ from search_spaces.errors import Fault, SpecError
 from search_spaces.examples import Examples
 from search_spaces.tasks import LabelledSource, task_source
 
+TASK = "task"  # stands in faults for the task's name, which the caller knows
 _PAIR_SEPARATOR = "\x1f"  # a control character: no sentence holds it after normalisation
 
 
@@ -97,7 +98,7 @@ def split_hashes(
     rest = [index for index in range(len(hashes)) if index not in held_out]
     if not rest:
         problem = f"has {len(hashes)} examples, and holding out a select split leaves none."
-        raise SpecError([Fault("train split", "", problem, "Use more examples.")])
+        raise SpecError([Fault(TASK, "train", problem, "Use more examples.")])
     return _subset(rest, hashes, num_train_examples), sorted(select)
 
 
@@ -115,7 +116,7 @@ def _held_out(hashes: list[bytes], rule: HashSelect) -> list[int]:
             chosen += groups[digest]
     if not chosen:
         problem = f"has {len(hashes)} examples, too few to hold out {rule.fraction} of them."
-        raise SpecError([Fault("train split", "", problem, "Use more examples.")])
+        raise SpecError([Fault(TASK, "train", problem, "Use more examples.")])
     return chosen
 
 
@@ -128,7 +129,7 @@ def _subset(rest: list[int], hashes: list[bytes], num: int | None) -> list[int]:
         return rest
     if num > len(rest):
         problem = f"is {num}, but only {len(rest)} remain after the select split is held out."
-        raise SpecError([Fault("task", "train_examples", problem, "Use fewer, or leave it out.")])
+        raise SpecError([Fault(TASK, "train_examples", problem, "Use fewer, or leave it out.")])
     order = {d: i for i, d in enumerate(_salted_order([hashes[i] for i in rest], "train"))}
     return sorted(sorted(rest, key=lambda index: (order[hashes[index]], index))[:num])
 

@@ -11,6 +11,7 @@ from search_spaces.prunable import PrunableSet
 from workers.mask import MaskMismatchError, describe
 
 NO_DIGEST = "file_sha256".center(64, "-")  # stands in a file while its own sha256 is computed
+MAGIC = b"ARROW1"  # how Arrow's IPC files begin
 # What Arrow and the decoding of its values raise for bytes that are no such file.
 UNREADABLE = (pa.ArrowException, ValueError, KeyError, IndexError, TypeError, OSError, MemoryError)
 
@@ -42,6 +43,17 @@ def is_sealed(data: bytes, recorded: str) -> bool:
 def decoded_metadata(schema: pa.Schema) -> dict[str, str]:
     """Return a schema's metadata as text."""
     return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+
+
+def column_names(data: bytes) -> list[str] | None:
+    """Return the columns of an Arrow file: none if it is damaged; None if it is no such file."""
+    if not data.startswith(MAGIC):
+        return None
+    try:
+        with pa.ipc.open_file(pa.BufferReader(data)) as reader:
+            return list(reader.schema.names)
+    except UNREADABLE:
+        return []
 
 
 def check_model(found: PrunableSet, expected: PrunableSet, place: str, what: str) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from orchestrator.console import make_console, pasteable
 from orchestrator.store import Store
+from tests.orchestrator.said import saying
 from tests.orchestrator.sweeps import tickets
 from tests.workers.requests import make_model, make_task
 
@@ -55,6 +57,53 @@ def test_validate_prints_every_fault_and_exits_2(tmp_path: Path) -> None:
         assert field in done.stderr
     assert "5 faults found" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_validate_tells_programs_too(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--json holds what was found, or each fault with its file, and the exit code stays."""
+    say = saying("validate", monkeypatch, capsys)
+    said = json.loads(say(sweep, "--json").out)
+    assert (said["is_valid"], said["num_trials"], said["warnings"]) == (True, 15, [])
+    assert said["tasks"]["toy"]["num_train"] == 180
+    bad = sweep.with_name("bad.yaml")
+    few = sweep.read_text().replace("max_length: 24", "max_length: 24\n    train_examples: 999")
+    bad.write_text(few.replace("levels: [0.3, 0.5]", "levels: [0.3, 0.99999999]"))
+    refused = say(bad, "--json")
+    said = json.loads(refused.out)
+    assert (refused.code, said["is_valid"]) == (2, False)
+    assert [fault["place"] for fault in said["faults"]] == [f"{bad}: task 'toy'"]
+    assert "only 180 remain" in said["faults"][0]["problem"]
+
+
+def test_a_batch_larger_than_its_task_is_warned_of(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is allowed, but hardly meant."""
+    large = sweep.with_name("large.yaml")
+    large.write_text(sweep.read_text().replace("batch_size: 16", "batch_size: 200"))
+    said = saying("validate", monkeypatch, capsys)(large)
+    assert said.code == 0
+    assert "warning: task toy: batch_size 200 is more than the 180 examples" in said.out
+
+
+def test_the_next_command_can_be_pasted() -> None:
+    """A path with a blank is quoted, for the shell."""
+    assert pasteable(Path("my sweep.yaml")) == "'my sweep.yaml'"
+    assert pasteable(Path("a/sweep.yaml")) == "a/sweep.yaml"
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 200), ("40", 80), ("120", 120)])
+def test_no_column_is_lost(
+    monkeypatch: pytest.MonkeyPatch, columns: str | None, width: int
+) -> None:
+    """In a pipe a line stays one; a narrow terminal breaks lines instead of dropping columns."""
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert make_console().width == width
 
 
 def test_a_missing_sweep_is_one_sentence(tmp_path: Path) -> None:

@@ -180,10 +180,11 @@ def test_every_fault_is_told_at_once(tmp_path: Path, data: Path, model: ModelFac
     other = write_given(tmp_path, model, name="other", theta0_sha256="0" * 64)
     sparse = write_given(tmp_path, model, 0.3, name="sparse")
     between = write_given(tmp_path, model, 0.4, name="between")
-    told = refusal(given_sweep(tmp_path, data, "gone", damaged, other, sparse, between))
+    sweep = given_sweep(tmp_path, data, "gone", damaged, other, sparse, between)
+    told = refusal(sweep)
     lines = told.splitlines()
     assert len(lines) == 5
-    field = "sweep: transfer.sources"
+    field = f"{sweep}: transfer.sources"
     assert lines[0].startswith(f"{field}[1].mask: 'gone': no ticket is there. Give 'models:/NAME")
     assert lines[1].startswith(f"{field}[2].mask: {damaged}: the mask file is damaged")
     theta0 = f"is '{other}', a mask of theta_0 0000000000, but model 'tiny' has "

@@ -11,6 +11,7 @@ import torch
 from search_spaces.models import ModelSpecYaml, resolve_model
 from tests.orchestrator.said import Say, saying
 from tests.workers.requests import make_model
+from workers.lineage_file import write_lineage
 from workers.mask import Mask
 from workers.mask_file import read_mask, write_mask
 from workers.pruners import random_uniform
@@ -99,7 +100,12 @@ def test_a_lineage_is_packed_and_unpacked(
         (("convert", "there.pt", "new.arrow"), "give it with --model"),
         (("convert", "there.pt", "new.arrow", "--model", "nowhere/model"), "nowhere/model"),
         (("pack", "new.arrow", "mask1.arrow", "mask0.arrow"), "in the order of its rounds"),
-        (("unpack", "mask0.arrow", "rounds"), "mask0.arrow: the lineage file"),
+        (("unpack", "mask0.arrow", "rounds"), "mask0.arrow: is a mask file, not a packed lineage"),
+        (("unpack", "packed.arrow", "mask0.arrow"), "mask0.arrow: cannot be written: File exists"),
+        (("show", "packed.arrow"), "is a packed lineage, not a mask file. 'tickets mask unpack'"),
+        (("show", "there.pt"), "there.pt: is no mask file: it is not an Arrow file"),
+        (("pack", "none/new.arrow", "mask0.arrow"), "none/new.arrow: cannot be written: No such"),
+        (("convert", "mask0.arrow", "none/new.pt"), "none/new.pt: cannot be written: No such"),
     ],
 )
 def test_what_is_wrong_is_told(
@@ -116,6 +122,8 @@ def test_what_is_wrong_is_told(
     data[len(data) // 2] ^= 1
     (folder / "damaged.arrow").write_bytes(data)
     torch.save({}, folder / "there.pt")
+    masks = [read_mask(file.read_bytes(), None, "given") for file in files[:1]]
+    (folder / "packed.arrow").write_bytes(write_lineage(masks, {}))
     before = sorted(folder.iterdir())
     said = say(*words)
     assert said.code == 2 and told in said.err, said.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_other_durations_are_none(text):
 
 def test_all_wrong_options_are_told_at_once():
     """Each with what was given, what is allowed and an example."""
-    wrong = Options(0, 4, 0, "h20", "12", math.nan, "soon")
+    wrong = Options(0, 4, 0, "h20", "12", math.nan, "soon", gantt=Path("run.jpg"))
     with pytest.raises(SpecError) as caught:
         setting(wrong)
     assert [str(fault) for fault in caught.value.faults] == [
@@ -55,6 +56,7 @@ def test_all_wrong_options_are_told_at_once():
         "tickets simulate: --node-size: is 0, but must be between 1 and 100,000.",
         "tickets simulate: --gpu-kind: 'h20' is not known; there are h200, h100, a100, v100. "
         "Did you mean 'h200'?",
+        "tickets simulate: --gantt: run.jpg: is neither PNG nor HTML. Name it OUT.png or OUT.html.",
         "tickets simulate: --mtbf: '12' is no duration: a number and s, m, h or d. "
         "For example: --mtbf 12h.",
         "tickets simulate: --repair: 'soon' is no duration: a number and s, m, h or d. "

@@ -94,9 +94,21 @@ def test_torch_rounding_of_real_models_is_within_one_weight(num: int) -> None:
 def test_removing_everything_is_refused() -> None:
     """A level that rounds to N would leave an empty network."""
     with pytest.raises(SpecError, match="removes all 10 prunable weights at round 1"):
-        removed_counts(LevelsSchedule(levels=(0.99,)), 10)
+        removed_counts(GeometricSchedule(rate=0.99, rounds=1), 10)
     with pytest.raises(ValidationError, match=r"10 rounds of 0\.1 remove everything"):
         LinearSchedule(step=0.1, rounds=10)
+
+
+def test_every_level_that_does_not_fit_is_named() -> None:
+    """Levels that remove nothing, as much as the one before, or everything."""
+    with pytest.raises(SpecError) as told:
+        removed_counts(LevelsSchedule(levels=(0.01, 0.5, 0.51, 0.99)), 10)
+    assert str(told.value).splitlines() == [
+        "schedule: levels[0]: is 0.01, but removes none of 10 weights. Use a larger level.",
+        "schedule: levels[2]: is 0.51, but removes 5 of 10 weights, as 0.5 does. "
+        "Leave one of the two out.",
+        "schedule: levels[3]: is 0.99, but removes all of 10 weights. Use a smaller level.",
+    ]
 
 
 def test_coinciding_counts_are_refused() -> None:
