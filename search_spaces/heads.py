@@ -19,6 +19,7 @@ from search_spaces.checkpoint import (
 
 _BERT = "cls.predictions."
 _ROBERTA = "lm_head."
+LAYER_NORM_SCALES = ("LayerNorm.weight", "layer_norm.weight")  # the second: RoBERTa's word head
 # The decoder is the word embedding, and its bias may be stored under either name.
 WORD_HEADS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

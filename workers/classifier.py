@@ -19,6 +19,7 @@ from transformers.initialization import no_init_weights
 
 from search_spaces.checkpoint import iter_parameters
 from search_spaces.errors import Fault, SpecError
+from search_spaces.heads import LAYER_NORM_SCALES
 from search_spaces.models import FAMILIES, check_names
 from search_spaces.recipes import Recipe
 from search_spaces.trial import TaskIdentity
@@ -28,7 +29,6 @@ from workers.batches import Batch, Layout
 
 _ATTENTION = {"unpadded": UNPADDED, "padded": "sdpa"}
 WORD_HEADS = {"bert": "cls", "roberta": "lm_head"}  # the module, by the backbone's prefix
-_SCALES = ("LayerNorm.weight", "layer_norm.weight")
 _ATTENTION_DROPOUT = "attention.self.dropout"  # how the module's name ends in every family
 
 
@@ -197,6 +197,6 @@ def draw_head(
     return {
         name: torch.randn(parameter.shape, generator=generator) * classifier.initializer_range
         if parameter.dim() > 1
-        else torch.full(parameter.shape, float(name.endswith(_SCALES)))
+        else torch.full(parameter.shape, float(name.endswith(LAYER_NORM_SCALES)))
         for name, parameter in head.items()
     }

@@ -15,10 +15,11 @@ from deepspeed import comm
 from torch import nn
 from torch.optim.adamw import adamw
 
+from search_spaces.heads import LAYER_NORM_SCALES
 from search_spaces.recipes import Recipe, learning_rate_factor
 from workers.tracked import Tensors, Tracked, track
 
-NO_DECAY = ("bias", "LayerNorm.weight")
+NO_DECAY = ("bias", *LAYER_NORM_SCALES)
 _STATE = ("master", "exp_avg", "exp_avg_sq", "num_steps")  # of each parameter
 
 

@@ -11,6 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from search_spaces.recipes import Recipe, learning_rate_factor
 from tests.workers.requests import recipe
@@ -19,6 +26,14 @@ from workers.tracked import Tensors
 
 NUM_WORDS, WIDTH, NUM_STEPS = 12, 5, 8
 USED = torch.tensor([1, 2, 5, 7, 11])
+SMALL: dict[str, Any] = {
+    "vocab_size": 20,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 20,
+}
 
 
 class Toy(nn.Module):
@@ -234,3 +249,31 @@ def test_between_trials_nothing_is_left() -> None:
     assert largest_difference(warm, fresh) == 0.0
     optimizer.end()
     assert optimizer.num_moving == 0
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        BertForMaskedLM(BertConfig(**SMALL)),
+        RobertaForMaskedLM(RobertaConfig(**SMALL)),
+    ],
+    ids=["bert", "roberta"],
+)
+def test_weight_decay_is_on_matrices_and_embeddings_only(model: PreTrainedModel) -> None:
+    """Without a gradient of their own they shrink alone: all else stays, the word head's too."""
+    named = dict(model.named_parameters())
+    before = {name: parameter.detach().clone() for name, parameter in named.items()}
+    optimizer = SurvivorAdamW(named.items())
+    optimizer.begin(
+        recipe(weight_decay=0.1, warmup_steps=0, learning_rate=0.1),
+        {parameter: before[name] for name, parameter in named.items()},
+        {},
+        {},
+    )
+    for parameter in named.values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.collect()
+    optimizer.step()
+    for name, parameter in named.items():
+        expected = before[name] * (1.0 if parameter.dim() == 1 else 1 - 0.1 * 0.1)
+        torch.testing.assert_close(parameter.detach(), expected, msg=name)
