@@ -15,6 +15,8 @@ from workers.failures import NotFiniteError
 Values: TypeAlias = NDArray[Any]
 Rows: TypeAlias = NDArray[np.floating]  # what scoring needs of each example, shape (n, any)
 MetricFunction: TypeAlias = Callable[[Values, Values], float]
+# Equal inputs give equal numbers but for the order in which a product of matrices adds up.
+_ROUNDING = 16 * float(np.finfo(np.float32).eps)
 
 
 class MetricError(ValueError):
@@ -49,11 +51,15 @@ def evaluate_metrics(
             f"Use: {', '.join(known) or 'classification or regression as the problem'}."
         )
     _check(problem, predictions, labels)
-    predicted = predictions.argmax(axis=1) if problem == "classification" else predictions
+    if problem == "classification":
+        predicted = predictions.argmax(axis=1)
+        is_constant = bool((predicted == predicted[0]).all())
+    else:
+        predicted, is_constant = predictions, _is_constant(predictions)
     return SplitScore(
         metrics={name: known[name](predicted, labels) for name in names},
         num_examples=len(labels),
-        constant_predictor=bool((predicted == predicted[0]).all()),
+        constant_predictor=is_constant,
     )
 
 
@@ -85,7 +91,7 @@ def matthews(predicted: Values, labels: Values) -> float:
 
 def pearson(predicted: Values, labels: Values) -> float:
     """Return Pearson's correlation; 0 when one side is constant."""
-    if (predicted == predicted[0]).all() or (labels == labels[0]).all():
+    if _is_constant(predicted) or (labels == labels[0]).all():
         return 0.0
     first, second = _unit(predicted), _unit(labels)
     return float(np.clip(first @ second, -1.0, 1.0))
@@ -93,6 +99,8 @@ def pearson(predicted: Values, labels: Values) -> float:
 
 def spearman(predicted: Values, labels: Values) -> float:
     """Return Pearson's correlation of the ranks, ties at their average; 0 when constant."""
+    if _is_constant(predicted):  # ranks would make much of the last bit
+        return 0.0
     return pearson(_average_ranks(predicted), _average_ranks(labels))
 
 
@@ -127,6 +135,12 @@ def check_rows(rows: Rows) -> None:
             f"{np.count_nonzero(~finite)} of {len(rows)} predictions are missing, NaN or "
             "infinite. The training diverged: lower the learning rate or take another seed."
         )
+
+
+def _is_constant(predicted: Values) -> bool:
+    """Return whether numbers are all equal, but for rounding in fp32."""
+    exact = predicted.astype(np.float64)
+    return bool(np.ptp(exact) <= _ROUNDING * np.abs(exact).max())
 
 
 def _unit(values: Values) -> NDArray[np.float64]:

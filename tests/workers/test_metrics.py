@@ -83,6 +83,25 @@ def test_a_constant_predictor_is_flagged() -> None:
     assert flat.metrics == {"pearson": 0.0, "spearman": 0.0} and flat.constant_predictor
 
 
+def test_a_constant_regression_is_flagged_though_its_last_bits_differ() -> None:
+    """What a product of matrices rounds otherwise in other rows is no correlation."""
+    low = np.float32(0.1234567)
+    predicted = np.where(np.arange(8) < 4, low, np.nextafter(low, np.float32(1)))
+    assert predicted.dtype == np.float32 and len(np.unique(predicted)) == 2
+    for numbers in (predicted, -predicted, 1e30 * predicted, np.zeros(8, np.float32)):
+        score = evaluate_metrics("regression", numbers, np.arange(8.0), NUMBERS)
+        assert score.metrics == {"pearson": 0.0, "spearman": 0.0}
+        assert score.constant_predictor
+
+
+def test_predictions_that_differ_by_more_than_rounding_are_scored() -> None:
+    """A part in 100,000 is an answer, whatever the bias that it stands on."""
+    predicted = (3 + 1e-5 * np.arange(8)).astype(np.float32)
+    score = evaluate_metrics("regression", predicted, np.arange(8.0), NUMBERS)
+    assert score.metrics == pytest.approx({"pearson": 1.0, "spearman": 1.0}, abs=1e-3)
+    assert not score.constant_predictor
+
+
 def test_large_fp32_predictions_do_not_overflow() -> None:
     """Correlations are computed in fp64, and perfect ones are never above 1."""
     numbers = np.array([1e38, -1e38, 3e37], dtype=np.float32)
