@@ -12,6 +12,7 @@ import torch
 from workers.tokens import TokenSplit
 
 Layout = Literal["unpadded", "padded"]
+PADDED_ID = 0  # stands where a padded batch has no token, whatever the model's own padding is
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Batch:
         attention = torch.arange(int(lengths[-1]))[None] < lengths[:, None]
 
         def laid(tokens: torch.Tensor) -> torch.Tensor:
-            rows = torch.zeros(attention.shape, dtype=tokens.dtype)
+            rows = torch.full(attention.shape, PADDED_ID, dtype=tokens.dtype)
             rows[attention] = tokens[0]
             return rows
 

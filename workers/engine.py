@@ -23,7 +23,7 @@ from search_spaces.errors import Fault, SpecError
 from search_spaces.heads import iter_word_head
 from search_spaces.trial import TrialSpec
 from workers.arrays import Either, ParameterArrays, as_tensors
-from workers.batches import Batch
+from workers.batches import PADDED_ID, Batch
 from workers.classifier import Classifier, draw_head, head_parameters, theta0_values
 from workers.devices import check_dtype, is_emulated
 from workers.emulated import WideProducts
@@ -85,6 +85,7 @@ class Engine:
         self.head = head_parameters(self.classifier, self._theta0)
         self._checkpoint_head = self._read_head(request) if request.spec.task.head_sha256 else {}
         self._words = self.classifier.backbone.get_submodule(WORD_EMBEDDINGS)
+        self._layout = request.compute.layout
 
     @property
     def device(self) -> torch.device:
@@ -130,13 +131,15 @@ class Engine:
                     continue
                 places = np.flatnonzero(mask.matrix(name))
                 survivors[self.backbone[name]] = torch.from_numpy(places)
+        # a gradient that holds the batch's rows only; a GPU adds such ones in any order
+        few_rows = not self.classifier.ties_words and not spec.recipe.weight_decay
+        self._words.sparse = self.device.type == "cpu" and few_rows
+        if self._words.sparse and self._layout == "padded" and self._words.padding_idx != PADDED_ID:
+            words = words | (np.arange(len(words)) == PADDED_ID)  # it names that row too, with 0
         rows = {self._words.weight: torch.from_numpy(np.flatnonzero(words))}
         if self.classifier.ties_words:
             rows = {}
         self.classifier.set_dropout(spec.recipe)
-        # a gradient that holds the batch's rows only; a GPU adds such ones in any order
-        few_rows = bool(rows) and not spec.recipe.weight_decay
-        self._words.sparse = self.device.type == "cpu" and few_rows
         self.optimizer.begin(spec.recipe, values, survivors, rows, spec.steps_before)
 
     def _read_head(self, request: TrialRequest) -> dict[str, torch.Tensor]:

@@ -89,6 +89,25 @@ def test_an_empty_text_is_its_special_tokens_in_both_layouts(
         assert done["unpadded"].scores["report"].num_examples == 20
 
 
+@pytest.mark.parametrize("padding", [1, None])
+def test_id_0_may_be_a_word_that_the_training_data_lack(
+    tmp_path: Path, executors: dict[str, LocalExecutor], padding: int | None
+) -> None:
+    """A padded batch is filled up with it, whatever the model pads with; it learns nothing."""
+    made, task = facts(tmp_path)
+    folder = Path(made.place.folder)
+    config = json.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": padding}))
+    model = resolve_model(ModelSpecYaml(name="tiny", source=str(folder)))
+    done = {}
+    for layout, executor in executors.items():
+        compute = Compute(layout=layout)  # type: ignore[arg-type]
+        wanted = request(tmp_path, model, task, compute=compute, weight_decay=0.0)
+        done[layout] = run(executor, wanted)
+    assert losses_of(done["padded"]) == pytest.approx(losses_of(done["unpadded"]), abs=1e-6)
+    assert done["padded"].scores == done["unpadded"].scores
+
+
 @pytest.mark.parametrize("batch_size", [1, 31], ids=["every batch", "the last batch"])
 def test_a_batch_may_hold_one_example(
     tmp_path: Path,
