@@ -11,7 +11,7 @@ from search_spaces.contracts import TaskPlace
 from search_spaces.datafiles import TaskData, data_sha256, read_task
 from search_spaces.errors import Fault, SpecError
 from search_spaces.examples import Examples
-from search_spaces.models import FAMILIES, ModelFacts, max_tokens, resolve_model
+from search_spaces.models import FAMILIES, ModelFacts, max_tokens, num_layers_of, resolve_model
 from search_spaces.places import absolute
 from search_spaces.splits import TASK, AnySelectRule, ReportSelect, make_splits
 from search_spaces.sweep import SweepSpec
@@ -55,6 +55,8 @@ def resolve_sweep(spec: SweepSpec) -> tuple[dict[str, ModelFacts], dict[str, Tas
         if model.name in models
         for fault in _length_faults(task, model.name, models[model.name].config)
     ]
+    if "layer-shuffle" in spec.controls:
+        faults += [f for name in models for f in _layer_faults(name, models[name].config)]
     if faults:
         raise SpecError(list(dict.fromkeys(faults)))  # a hub out of reach is one for all of them
     return models, tasks
@@ -76,6 +78,14 @@ def _length_faults(task: TaskSpec, model: str, config: Mapping[str, Any]) -> lis
         )
         return [Fault(place, "max_length", problem, f"Write max_length: {smallest} or more.")]
     return []
+
+
+def _layer_faults(model: str, config: Mapping[str, Any]) -> list[Fault]:
+    """Return what is wrong with shuffling a model's layers: one has no other order."""
+    if num_layers_of(config) > 1:
+        return []
+    problem = f"has layer-shuffle, but model '{model}' has 1 layer; it needs 2 or more."
+    return [Fault("sweep", "controls", problem, "Leave out layer-shuffle, or the model.")]
 
 
 def _gather(

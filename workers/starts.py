@@ -6,7 +6,7 @@ the layers of theta_0 in another order (theta_0''; pertub_weight.py of BERT-Tick
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,8 @@ def iter_start(
         assert kept is not None, "the scheduler gives every child its parent's files"
         yield from KeptWeights.read(kept).backbone.items()
     elif start.kind == "layer-shuffle":
-        yield from _shuffled(folder, stream(start.seed, task_sha256, "layer_perm"))
+        num_layers = num_layers_of(read_config(folder))
+        yield from _shuffled(folder, layer_order(start.seed, task_sha256, num_layers))
     elif start.kind == "reinit-all":
         yield from drawn(folder, start.seed, task_sha256, None)
     else:
@@ -94,10 +95,27 @@ def drawn(
         yield name, fresh
 
 
-def _shuffled(folder: Path, key: int) -> Iterator[Values]:
+def layer_order(seed: int, task_sha256: str, num_layers: int) -> list[int]:
+    """Return which layer's matrices each layer gets: never all their own.
+
+    Args:
+        seed: Of the stream ``layer_perm``; it is drawn from again while the order is the old one.
+        task_sha256: Names the random streams.
+        num_layers: At least two.
+    """
+    assert num_layers > 1, "validated: one layer has no other order"
+    old = list(range(num_layers))
+    order, attempt = old, 0
+    while order == old:
+        counters = (attempt,) if attempt else ()
+        key = stream(seed, task_sha256, "layer_perm", *counters)
+        order, attempt = permutation(key, num_layers).tolist(), attempt + 1
+    return order
+
+
+def _shuffled(folder: Path, order: Sequence[int]) -> Iterator[Values]:
     """Yield theta_0 with its layers' matrices in another order, six matrices at a time."""
     given = dict(iter_parameters(folder))
-    order = permutation(key, num_layers_of(read_config(folder)))
     source = {
         f"encoder.layer.{layer}.{matrix}.weight": f"encoder.layer.{other}.{matrix}.weight"
         for layer, other in enumerate(order)

@@ -12,7 +12,7 @@ from search_spaces.expand import expand
 from search_spaces.resolve import resolve_sweep, resolve_task
 from search_spaces.splits import HashSelect, ReportSelect, load_splits
 from search_spaces.sweep import SweepSpec
-from tests.search_spaces.makers import MINIMAL, write_model
+from tests.search_spaces.makers import MINIMAL, toy_tensors, write_model
 
 
 def write_task(folder: Path, labels: str = "ab") -> dict[str, Any]:
@@ -68,6 +68,23 @@ def test_same_split_selection_counts_the_report_split(tmp_path: Path) -> None:
     facts = resolve_task(spec.tasks[0], spec.select_rule_of(spec.tasks[0]))
     assert (facts.num_train, facts.num_select, facts.num_report) == (40, 6, 6)
     assert facts.identity.select_sha256 == content_key(ReportSelect())
+
+
+def test_one_layer_cannot_be_shuffled(tmp_path: Path) -> None:
+    """The control would be its own ticket; the other controls need no second layer."""
+    tensors = {n: v for n, v in toy_tensors().items() if ".layer.1." not in n}
+    folder = write_model(tmp_path / "flat", tensors, num_hidden_layers=1)
+    models = [{"name": "flat", "source": str(folder)}]
+    spec = spec_of(tmp_path, models=models, controls=["reinit-all", "layer-shuffle"])
+    expected = (
+        "sweep: controls: has layer-shuffle, but model 'flat' has 1 layer; it needs 2 or more. "
+        "Leave out layer-shuffle, or the model."
+    )
+    with pytest.raises(SpecError) as raised:
+        resolve_sweep(spec)
+    assert [str(fault) for fault in raised.value.faults] == [expected]
+    assert resolve_sweep(spec_of(tmp_path, models=models, controls=["reinit-all"]))
+    assert resolve_sweep(spec_of(tmp_path, controls=["layer-shuffle"]))
 
 
 def test_faults_of_all_models_and_tasks_come_at_once(tmp_path: Path) -> None:

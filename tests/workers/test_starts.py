@@ -20,7 +20,8 @@ from search_spaces.trial import OtherStart, RandomInitMask, RandomMask
 from tests.workers.requests import make_model, request
 from tests.workers.running import run
 from workers.pruners import theta0_magnitude
-from workers.starts import drawn, iter_start
+from workers.seeds import permutation, stream
+from workers.starts import drawn, iter_start, layer_order
 
 TASK = "0" * 64
 KINDS: tuple[Literal["reinit-all", "reinit-prunable", "layer-shuffle"], ...] = (
@@ -111,6 +112,23 @@ def test_layers_are_shuffled_as_wholes(wide: Path) -> None:
     moved = {f"encoder.layer.{n}.{m}.weight" for n in range(5) for m in LAYER_MATRICES}
     for name in given.keys() - moved:
         np.testing.assert_array_equal(found[name], given[name])
+
+
+@pytest.mark.parametrize("num_layers", [2, 3, 12])
+def test_a_layer_shuffle_is_never_the_old_order(num_layers: int) -> None:
+    """An order that changes nothing is drawn again; every other first draw stands."""
+    old, num_redrawn = list(range(num_layers)), 0
+    for seed in range(200):
+        draws = (
+            permutation(stream(seed, TASK, "layer_perm", *counters), num_layers).tolist()
+            for counters in ((), *((attempt,) for attempt in range(1, 100)))
+        )
+        first = expected = next(draws)
+        while expected == old:
+            expected = next(draws)
+        assert layer_order(seed, TASK, num_layers) == expected
+        num_redrawn += first == old
+    assert num_layers > 2 or 60 < num_redrawn < 140
 
 
 def test_a_random_init_mask_ranks_the_weights_that_reinit_draws(
