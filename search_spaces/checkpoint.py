@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ _PREFIX = re.compile(r"^(bert|roberta|electra)\.")
 _BACKBONE = ("embeddings.", "embeddings_project.", "encoder.", "pooler.")
 _BUFFERS = frozenset(("embeddings.position_ids", "embeddings.token_type_ids"))
 _OLD_NAMES = ((re.compile(r"\.gamma$"), ".weight"), (re.compile(r"\.beta$"), ".bias"))
+FileStates: TypeAlias = tuple[tuple[int, ...], ...]
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -78,6 +79,21 @@ def read_header(folder: Path) -> dict[str, TensorEntry]:
     for file in _weight_files(folder):
         entries |= _read_file_header(file)
     return entries
+
+
+def weights_state(folder: Path) -> FileStates:
+    """Return what differs once somebody writes or replaces a weight file; no weight is read.
+
+    The time of the last change of state is among it, as copies may bring an old modification time.
+
+    Raises:
+        SpecError: There are no safetensors weights.
+    """
+    found = [file.stat() for file in _weight_files(folder)]
+    return tuple(
+        (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
+        for stat in found
+    )
 
 
 def _weight_files(folder: Path) -> list[Path]:

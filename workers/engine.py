@@ -17,7 +17,13 @@ from deepspeed.accelerator import get_accelerator
 from torch import nn
 
 from search_spaces.canonical import short
-from search_spaces.checkpoint import backbone_entries, read_values, theta0_sha256, values_sha256
+from search_spaces.checkpoint import (
+    backbone_entries,
+    read_values,
+    theta0_sha256,
+    values_sha256,
+    weights_state,
+)
 from search_spaces.contracts import TrialRequest
 from search_spaces.errors import Fault, SpecError
 from search_spaces.heads import iter_word_head
@@ -60,6 +66,7 @@ class Engine:
         if is_emulated(dtype, device):
             self._products = WideProducts()  # type: ignore[no-untyped-call]
         self._folder = Path(request.model.folder)
+        self._files = weights_state(self._folder)
         _check_theta0(self._folder, request.spec.model.theta0_sha256)
         self.classifier = Classifier(self._folder, request.spec.task, request.compute.layout)
         self.classifier.to(DTYPES[dtype])
@@ -83,7 +90,7 @@ class Engine:
         backbone = self.classifier.backbone_parameters()
         self.backbone = {name: backbone[name] for name in self._theta0}
         self.head = head_parameters(self.classifier, self._theta0)
-        self._checkpoint_head = self._read_head(request) if request.spec.task.head_sha256 else {}
+        self._checkpoint_head = self._read_head(request)
         self._words = self.classifier.backbone.get_submodule(WORD_EMBEDDINGS)
         self._layout = request.compute.layout
 
@@ -96,6 +103,26 @@ class Engine:
     def num_words(self) -> int:
         """Rows of the word embedding."""
         return len(self._words.weight)
+
+    def check_files(self, request: TrialRequest) -> None:
+        """Read weight files anew that somebody wrote or replaced since they were read.
+
+        What the engine starts trials from are views of these files. Ranks need not notice at the
+        same trial, so nothing here waits for another one.
+
+        Args:
+            request: One that the engine serves.
+
+        Raises:
+            SpecError: They hold other weights now than the trial was planned with.
+        """
+        files = weights_state(self._folder)
+        if files == self._files:
+            return
+        _check_theta0(self._folder, request.spec.model.theta0_sha256)
+        self._theta0 = theta0_values(self.classifier, self._folder)
+        self._checkpoint_head = self._read_head(request)
+        self._files = files
 
     def rewind(
         self,
@@ -143,7 +170,9 @@ class Engine:
         self.optimizer.begin(spec.recipe, values, survivors, rows, spec.steps_before)
 
     def _read_head(self, request: TrialRequest) -> dict[str, torch.Tensor]:
-        """Return the checkpoint's head, where it is the one that the trial was planned with."""
+        """Return the checkpoint's head, where a trial starts from it and it is the planned one."""
+        if not request.spec.task.head_sha256:
+            return {}
         found = dict(iter_word_head(self._folder, request.spec.model.family))
         if values_sha256(found.items()) != request.spec.task.head_sha256 or set(found) != set(
             self.head
@@ -209,9 +238,16 @@ class Engines:
         self._by_shape: OrderedDict[tuple[object, ...], Engine] = OrderedDict()
 
     def engine(self, request: TrialRequest) -> Engine:
-        """Return an engine that serves a request, which must be rewound before use."""
+        """Return an engine that serves a request, which must be rewound before use.
+
+        Raises:
+            TrialFailure: As ``Engine``.
+            SpecError: Likewise, also where the files changed since a warm engine read them.
+        """
         shape = _shape(request)
-        if shape not in self._by_shape:
+        if shape in self._by_shape:
+            self._by_shape[shape].check_files(request)
+        else:
             while len(self._by_shape) >= NUM_WARM:
                 self._by_shape.popitem(last=False)[1].destroy()
             self._by_shape[shape] = Engine(request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from search_spaces.trial import (
     RandomMask,
     Theta0Mask,
 )
-from tests.workers.requests import facts, request
+from tests.workers.requests import facts, make_model, request
 from tests.workers.running import ProcessGang, artifact_ref, losses_of
 from workers.engine import NUM_WARM, Engines
 from workers.failures import TrialFailure
@@ -132,6 +134,49 @@ def test_other_weights_are_refused(root: Path, toys: Any) -> None:
     spec = made.spec.model_copy(update={"model": planned})
     with pytest.raises(SpecError, match=r"holds theta_0 \w{10}, but .* planned with 0000000000"):
         Engines().engine(made.model_copy(update={"spec": spec}))
+
+
+def write_in_place(file: Path, data: bytes) -> None:
+    """Overwrite a file as ``rsync --inplace`` does, with the time that it had."""
+    before = file.stat()
+    with file.open("r+b") as stream:
+        stream.write(data)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace(file: Path, data: bytes) -> None:
+    """Put another file into the place of one, as whole copies are published."""
+    copy = file.with_suffix(".partial")
+    copy.write_bytes(data)
+    copy.replace(file)
+
+
+@pytest.mark.parametrize("write", [write_in_place, replace])
+def test_a_warm_engine_refuses_files_that_were_overwritten(
+    tmp_path: Path, write: Callable[[Path, bytes], None]
+) -> None:
+    """As a fresh one does; where the same weights are written again, it goes on as before."""
+    toy = facts(tmp_path)
+    file = Path(toy[0].place.folder) / "model.safetensors"
+    planned = file.read_bytes()
+    other = (make_model(tmp_path / "other", seed=99) / "model.safetensors").read_bytes()
+    assert len(other) == len(planned)
+    warm, silent = TrialRunner(), SilentReporter()
+    clean = warm(request(tmp_path, *toy, seed=2), silent)
+    write(file, other)
+    changed = r"holds theta_0 \w{10}, but the trial was planned with \w{10}: the files changed"
+    for runner in (warm, warm, TrialRunner()):
+        with pytest.raises(SpecError, match=changed):
+            runner(request(tmp_path, *toy, seed=2), silent)
+    write(file, planned)
+    engines = Engines()
+    for runner in (warm, warm):
+        again = request(tmp_path, *toy, seed=2, attempt="a002-00000002")
+        assert bits(runner(again, silent)) == bits(clean)
+        write(file, planned)
+    engine = engines.engine(again)
+    write(file, planned)
+    assert engines.engine(again) is engine
 
 
 def test_an_engine_serves_one_shape_and_few_are_kept(root: Path, toys: Any) -> None:
