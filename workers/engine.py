@@ -73,6 +73,8 @@ class Engine:
         self.optimizer = SurvivorAdamW(
             self.classifier.named_parameters(), request.compute.num_ranks
         )
+        if request.compute.num_ranks > 1:  # DeepSpeed's own groups wait for minutes only
+            deepspeed.comm.barrier()
         self._deepspeed, *_ = deepspeed.initialize(
             model=self.classifier,
             optimizer=self.optimizer,

@@ -11,6 +11,11 @@ from datetime import timedelta
 from typing import Literal
 
 CONNECT_TIMEOUT_S = 300
+# Ranks wait for one that reads, or that writes to a store that does not answer. How long that may
+# take is for the driver's watchdog (retries.hang_after_s), and a peer that dies closes its
+# connections, which ends a wait at once: so this is longer than any limit that people set. A store
+# of torch counts milliseconds in 32 bits, and so to no more than 24 days.
+WAIT_TIMEOUT_S = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ def connect(env: RankEnv) -> None:
 
     Args:
         env: This process's place.
+
+    Raises:
+        torch.distributed.DistError: The ranks did not find each other in time.
     """
     os.environ.update(
         RANK=str(env.rank),
@@ -53,16 +61,28 @@ def connect(env: RankEnv) -> None:
     with _hidden("mlflow"):  # DeepSpeed's autotuning loads it, which no rank needs
         import deepspeed
     import torch.distributed
+    from torch.distributed.rendezvous import rendezvous
 
     if torch.distributed.is_initialized():
         return
     if env.device == "cpu":
         forbid_compilation()
-    deepspeed.init_distributed(
-        "nccl" if env.device == "cuda" else "gloo",
-        timeout=timedelta(seconds=CONNECT_TIMEOUT_S),
-        verbose=False,
+    backend, wait = "nccl" if env.device == "cuda" else "gloo", timedelta(seconds=WAIT_TIMEOUT_S)
+    limit = timedelta(seconds=CONNECT_TIMEOUT_S)
+    store, *_ = next(rendezvous("env://", timeout=limit))
+    store.set_timeout(wait)
+    on_gpu = env.device == "cuda" and env.world_size > 1  # then NCCL connects now
+    torch.distributed.init_process_group(
+        backend,
+        store=store,
+        rank=env.rank,
+        world_size=env.world_size,
+        timeout=wait,
+        device_id=torch.device("cuda", env.local_rank) if on_gpu else None,
     )
+    deepspeed.init_distributed(
+        backend, timeout=wait, verbose=False
+    )  # takes the group that is there
 
 
 @contextmanager

@@ -101,7 +101,7 @@ class ProcessGang:
         self._processes: list[multiprocessing.process.BaseProcess] = []
 
     def __enter__(self) -> ProcessGang:
-        spawn, port = multiprocessing.get_context("spawn"), _free_port()
+        spawn, port = multiprocessing.get_context("spawn"), free_port()
         with pytest.MonkeyPatch.context() as patch:  # children inherit it before torch is imported
             for name, value in rank_environment(Compute(num_ranks=self._num_ranks)).items():
                 patch.setenv(name, value)
@@ -163,7 +163,8 @@ def serve(env: RankEnv, pipe: Connection, make_trials: Callable[[], TrialFunctio
         raise
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens at."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]

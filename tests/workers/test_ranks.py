@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import time
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from cluster.attempts import AttemptFailure
+from cluster.attempts import AttemptFailure, TrialFunction, WarmTrials
 from search_spaces.checkpoint import iter_parameters
 from search_spaces.contracts import Compute, FailureClass
 from search_spaces.models import ModelFacts, ModelSpecYaml, resolve_model
+from search_spaces.outages import LIMIT_S as LIMIT_OF_OUTAGES_S
 from search_spaces.resolve import TaskFacts
+from search_spaces.run_specs import HangLimits
 from search_spaces.trial import Outputs, PruneOutput, RandomMask, TrainedMask
 from tests.workers.requests import facts, request
-from tests.workers.running import ProcessGang, artifact_ref, losses_of, run_here
+from tests.workers.running import ProcessGang, artifact_ref, free_port, losses_of, run_here
+from workers import ranks
 from workers.finetune import Shard
+from workers.ranks import RankEnv, connect
 
 K = 1000
 TWO_RANKS = Compute(num_ranks=2)
+LIMIT_S = 6  # of a wait, in tests of limits
 NUM_TRAIN = 37  # 4 batches of 8 and one of 5; or 3 of 12 and one of 1
 OF_RANK_0 = {"masks", "artifacts"}  # it alone writes files
 OF_PROCESS = {"seconds", "peak_memory_gib", "started_at"}
@@ -96,6 +108,83 @@ def test_two_ranks_train_as_one(
         assert result.proof.num_masked_zero_in_model == K
         assert result.proof.num_masked_zero_in_masters == K
         assert result.numerics.num_ranks == 2
+
+
+def meet_late(env: RankEnv, pipe: Connection, gate: Barrier) -> None:
+    """Join a gang whose rank 0 then makes the other one wait, and at last dies."""
+    import deepspeed  # noqa: F401  # the seconds of the import are not those of the meeting
+
+    ranks.CONNECT_TIMEOUT_S = LIMIT_S
+    gate.wait()
+    connect(env)
+    total = torch.ones(1)
+    if env.rank == 0:
+        time.sleep(LIMIT_S + 2)
+    torch.distributed.all_reduce(total)
+    pipe.send(total.item())
+    if env.rank == 0:
+        os._exit(1)
+    begin_s = time.monotonic()
+    try:
+        torch.distributed.all_reduce(total)
+    except RuntimeError as error:
+        pipe.send((str(error), time.monotonic() - begin_s))
+
+
+def test_ranks_wait_for_a_slow_one_and_not_for_a_dead_one() -> None:
+    """The time to find each other limits no later wait; a peer that died ends one at once."""
+    spawn, port = multiprocessing.get_context("spawn"), free_port()
+    gate = spawn.Barrier(2)
+    pipes, processes = [], []
+    for rank in range(2):
+        ours, theirs = spawn.Pipe()
+        env = RankEnv(rank=rank, world_size=2, master_port=port)
+        process = spawn.Process(target=meet_late, args=(env, theirs, gate), daemon=True)
+        process.start()
+        theirs.close()
+        pipes.append(ours)
+        processes.append(process)
+    try:
+        assert [pipe.recv() for pipe in pipes] == [2.0, 2.0]
+        message, waited_s = pipes[1].recv()
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    assert "Connection closed by peer" in message or "reset" in message
+    assert waited_s < 60
+
+
+def test_a_wait_outlasts_every_limit_of_a_hang() -> None:
+    """The watchdog is first; and torch's store counts milliseconds in 32 bits."""
+    hang_limits = dict(HangLimits()).values()
+    assert max(*hang_limits, LIMIT_OF_OUTAGES_S) < ranks.WAIT_TIMEOUT_S < 2**31 / 1000
+
+
+def trials_with_a_slow_load() -> TrialFunction:
+    """Make rank 1 read for longer than groups wait that DeepSpeed makes for itself."""
+    import torch.distributed.distributed_c10d as groups
+
+    from workers import engine
+
+    check = engine._check_theta0
+
+    def slow(*args: Any) -> None:
+        if torch.distributed.get_rank() == 1:
+            time.sleep(LIMIT_S + 2)
+        check(*args)
+
+    engine._check_theta0 = slow
+    groups.default_pg_timeout = timedelta(seconds=LIMIT_S)
+    return WarmTrials()
+
+
+def test_a_rank_may_load_for_longer_than_its_peer(
+    root: Path, toy: tuple[ModelFacts, TaskFacts]
+) -> None:
+    """All of them meet before DeepSpeed makes its groups."""
+    with ProcessGang(2, trials_with_a_slow_load) as gang:
+        assert len(gang.run(request(root, *toy, compute=TWO_RANKS))) == 2
 
 
 def test_two_ranks_repeat_their_mask_bits(
