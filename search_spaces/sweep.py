@@ -31,6 +31,7 @@ from search_spaces.task_specs import NAME_PATTERN, SplitsSpec, TaskSpec, check_s
 from search_spaces.tasks import (
     metric_range,
     primary_metric,
+    problem_of,
     report_splits,
 )
 from search_spaces.transfer_specs import TransferSpec, check_transfer
@@ -147,12 +148,18 @@ class SweepSpec(Frozen):
     @classmethod
     def _late_needs_a_dense_round(cls, value: str, info: ValidationInfo) -> str:
         rewind = info.data.get("rewind")
-        if value == "untrained" and rewind is not None and rewind.kind == "late":
-            raise ValueError(
-                "is untrained, so no dense round trains up to the step that rewind names: "
-                "write first_prune: trained, or rewind: theta0"
-            )
-        return value
+        if value == "trained" or rewind is None or rewind.kind != "late":
+            return value
+        whose, tasks = "", info.data.get("tasks", ())
+        if value == "untrained-masked-lm":
+            names = [task.name for task in tasks if problem_of(task.source) == "masked-lm"]
+            if not names:
+                return value
+            whose = f" of task '{names[0]}'"
+        raise ValueError(
+            f"is {value}, so no dense round{whose} trains up to the step that rewind names: "
+            "write first_prune: trained, or rewind: theta0"
+        )
 
     @field_validator("methods")
     @classmethod

@@ -15,6 +15,8 @@ from search_spaces.trial import OtherStart, RandomMask, SavedWeights, Theta0Mask
 from tests.search_spaces.makers import MINIMAL, SHORTER, sweep, trials_of
 
 LATE = {"step": 3}
+RTE = MINIMAL["tasks"][0]
+WORDS = {"name": "words", "source": {"kind": "builtin-words"}}
 RECIPE = {"epochs": 2, "learning_rate": 1e-4}
 BARE = {name: MINIMAL[name] for name in ("name", "models", "tasks", "seeds")}
 
@@ -171,6 +173,10 @@ def test_a_written_rewind_replaces_the_presets() -> None:
         ({"rewind": {"kind": "none", "step": 4}}, "is none, which takes no step"),
         ({"rewind": "theta1"}, "theta0"),
         ({"rewind": LATE, "first_prune": "untrained"}, "no dense round trains up to the step"),
+        (
+            {"rewind": LATE, "first_prune": "untrained-masked-lm", "tasks": [RTE, WORDS]},
+            "is untrained-masked-lm, so no dense round of task 'words' trains up to the step",
+        ),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
