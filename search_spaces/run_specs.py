@@ -38,7 +38,7 @@ class ResourcesSpec(Frozen):
     gangs: Literal["auto"] | int = Field(default="auto", description="Trials at once.")
     ranks: int = Field(default=1, ge=1, description="Processes of one gang.")
     cpus_per_rank: int = Field(default=1, ge=1)
-    gpus_per_rank: float = Field(default=0, ge=0)
+    gpus_per_rank: float = Field(default=0, ge=0, description="Whole, or a share of one.")
     micro_batch_size: int | None = Field(default=None, ge=1, description="Default: whole share.")
     layout: Literal["unpadded", "padded"] = Field(
         default="unpadded", description="padded: the reference, transformers' own forward; slower."
@@ -56,6 +56,16 @@ class ResourcesSpec(Frozen):
     def of_task(self, own: TaskResources | None) -> ResourcesSpec:
         """Return what a task's gangs are made of: what it says itself, else as the sweep says."""
         return self.model_copy(update=own.model_dump(exclude_none=True)) if own else self
+
+    @field_validator("gpus_per_rank")
+    @classmethod
+    def _whole_or_a_share(cls, value: float) -> float:
+        if value > 1 and not value.is_integer():
+            raise ValueError(
+                f"is {value:g}, but must be a whole number, or less than 1: Ray shares one GPU, "
+                "never several"
+            )
+        return value
 
     @field_validator("max_gpus")
     @classmethod

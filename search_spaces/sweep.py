@@ -41,6 +41,7 @@ Method = Literal["imp", "layerwise-imp", "one-shot", "one-shot-theta0", "random"
 Control = Literal["random-uniform", "random-init-magnitude", TicketControl]
 OF_A_TICKET = get_args(TicketControl)
 ITERATIVE_METHODS = ("imp", "layerwise-imp")
+SEED_LIMIT = 2**63  # tables hold seeds as signed 64-bit numbers
 
 
 class SweepSpec(Frozen):
@@ -132,11 +133,15 @@ class SweepSpec(Frozen):
         _check_distinct(seeds, "seed")
         if min(seeds) < 0:
             raise ValueError(f"has the seed {min(seeds)}, but seeds must be >= 0")
+        if max(seeds) >= SEED_LIMIT:
+            raise ValueError(f"has the seed {max(seeds)}, but seeds must be < {SEED_LIMIT} (2^63)")
         return seeds
 
     @field_validator("search_seed")
     @classmethod
     def _search_seed_applies(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value >= SEED_LIMIT:
+            raise ValueError(f"is {value}, but must be < {SEED_LIMIT} (2^63)")
         if value is not None and info.data.get("replicate") == "lineage":
             raise ValueError(
                 "is set, but under 'replicate: lineage' every seed searches its own mask: "

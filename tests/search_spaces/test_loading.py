@@ -74,6 +74,14 @@ store: ${TICKETS_NO_SUCH}/runs
     [
         ({"seeds": [1, 1, 2]}, "seeds: has the seed 1 more than once, but each must differ."),
         ({"seeds": [1, 2, -3]}, "seeds: has the seed -3, but seeds must be >= 0."),
+        (
+            {"seeds": [1, 2**63, 3]},
+            "seeds: has the seed 9223372036854775808, but seeds must be < 9223372036854775808 (2^6",
+        ),
+        (
+            {"search_seed": 2**63, "replicate": "finetune"},
+            "search_seed: is 9223372036854775808, but must be < 9223372036854775808 (2^63).",
+        ),
         ({"seeds": [1, "a", 2]}, "seeds[1]: is 'a', but must be a whole number."),
         ({"seeds": [1.5, 2, 3]}, "seeds[0]: is 1.5, but must be a whole number."),
         ({"seeds": 1}, "seeds: is 1, but must be a list."),
@@ -163,6 +171,10 @@ store: ${TICKETS_NO_SUCH}/runs
         (
             {"tasks": [own_gangs("a", gpus_per_rank=1)]},
             "tasks[0].resources.gpus_per_rank: is no known field.",
+        ),
+        (
+            {"resources": {"gpus_per_rank": 1.5}},
+            "resources.gpus_per_rank: is 1.5, but must be a whole number, or less than 1: Ray sh",
         ),
         ({"resources": {"max_gpus": 0}}, "resources.max_gpus: is 0, but must be > 0."),
         ({"resources": {"priority": 0}}, "resources.priority: is 0, but must be > 0."),
