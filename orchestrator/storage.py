@@ -17,7 +17,7 @@ from pyarrow.lib import ArrowException
 
 from search_spaces.errors import StoreAwayError, UserError
 from search_spaces.outages import may_pass
-from search_spaces.places import masked
+from search_spaces.places import masked, store_problem
 
 PARTIAL = ".partial"  # ends the name of a file that is being written
 SETTLE_S = 0.2  # between a write and the look at who won, where a file system has no exclusive one
@@ -42,6 +42,8 @@ class Storage:
     """
 
     def __init__(self, uri: str) -> None:
+        if problem := store_problem(uri):
+            raise UserError(f"The store {masked(uri)} cannot be opened: it {problem}.")
         self.uri = uri if "://" in uri else str(Path(uri).absolute())
         with self._explained("opened"):
             if "://" in uri:
@@ -97,10 +99,7 @@ class Storage:
     def sha256(self, path: str) -> str:
         """Return the sha256 of a file's content, read in pieces."""
         digest = hashlib.sha256()
-        with (
-            self._explained("read"),
-            self._filesystem.open_input_stream(self._at(path)) as stream,
-        ):
+        with self._explained("read"), self._filesystem.open_input_stream(self._at(path)) as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 digest.update(chunk)
         return digest.hexdigest()

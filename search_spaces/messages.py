@@ -108,6 +108,11 @@ def _too_short(details: Details, candidates: Sequence[type[BaseModel]]) -> tuple
     return "is empty, but must have at least one entry.", ""
 
 
+def _too_long(details: Details, candidates: Sequence[type[BaseModel]]) -> tuple[str, str]:
+    given, most = len(details["input"]), details["ctx"]["max_length"]
+    return f"has {given} characters, but must have at most {most}.", "Write a shorter one."
+
+
 def _pattern(details: Details, candidates: Sequence[type[BaseModel]]) -> tuple[str, str]:
     given = _shown(details["input"])
     return f"is {given}, but must fit the pattern {details['ctx']['pattern']}.", ""
@@ -122,6 +127,7 @@ _SENTENCES: dict[str, Callable[[Details, Sequence[type[BaseModel]]], tuple[str, 
     "union_tag_not_found": _no_kind,
     "too_short": _too_short,
     "string_too_short": _too_short,
+    "string_too_long": _too_long,
     "string_pattern_mismatch": _pattern,
 }
 

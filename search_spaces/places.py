@@ -7,6 +7,9 @@ import re
 from pathlib import Path
 
 CACHE_VARIABLE = "TICKETS_CACHE"
+_BUCKET_SCHEMES = ("s3", "gs", "gcs")
+STORE_SCHEMES = (*_BUCKET_SCHEMES, "abfs", "abfss", "hdfs", "viewfs", "hf", "file", "local", "mock")
+_FSSPEC = "fsspec+"  # pyarrow hands these to the package fsspec, which knows many schemes
 _SQLITE = "sqlite:///"  # what follows is the path of a file
 _SECRETS = (
     "password|passwd|passphrase|pwd|token|secret|secret_key|access_key|account_key|api_?key|"
@@ -30,6 +33,24 @@ def at_home(place: str) -> str:
     scheme = _SQLITE if place.startswith(_SQLITE) else ""
     path = place.removeprefix(scheme)
     return place if "://" in path else scheme + os.path.expanduser(path)
+
+
+def store_problem(place: str) -> str:
+    """Return what keeps a folder or URI from being a store, as far as it says itself; or ""."""
+    if "\0" in place:
+        return f"is {masked(place)!r}, but must have no NUL character"
+    scheme, mark, rest = place.partition("://")
+    if not mark:
+        return ""
+    if scheme not in STORE_SCHEMES and not scheme.startswith(_FSSPEC):
+        known = ", ".join(f"{name}://" for name in STORE_SCHEMES if name != "mock")
+        return f"is '{masked(place)}', but must be a folder, or a URI that begins with {known}"
+    host = re.split("[/?#]", rest)[0].rpartition("@")[2]
+    if scheme in _BUCKET_SCHEMES and not host:
+        return f"is '{masked(place)}', but must name a bucket: {scheme}://BUCKET/FOLDER"
+    if scheme == "file" and (host or not rest.startswith("/")):
+        return f"is '{masked(place)}', but must have the whole path of a folder: file:///FOLDER"
+    return ""
 
 
 def absolute(path: str) -> str:

@@ -8,10 +8,19 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from search_spaces.canonical import Frozen
-from search_spaces.places import at_home
+from search_spaces.places import at_home, store_problem
 
 RuleName = Literal["noninferior", "subnetwork_std", "full_std", "overlap", "strict"]
 Place = Annotated[str, AfterValidator(at_home)]  # where a sweep keeps things
+
+
+def _understood(store: str) -> str:
+    if problem := store_problem(store):
+        raise ValueError(problem)
+    return store
+
+
+StorePlace = Annotated[Place, AfterValidator(_understood)]
 
 
 class VerdictSpec(Frozen):

@@ -20,6 +20,7 @@ from search_spaces.run_specs import (
     Place,
     ResourcesSpec,
     RetriesSpec,
+    StorePlace,
     TrackingSpec,
     VerdictSpec,
     check_batch,
@@ -47,7 +48,7 @@ SEED_LIMIT = 2**63  # tables hold seeds as signed 64-bit numbers
 class SweepSpec(Frozen):
     """All that one sweep.yaml describes."""
 
-    name: str = Field(pattern=NAME_PATTERN)
+    name: str = Field(pattern=NAME_PATTERN, max_length=100, description="Names its files too.")
     preset: str | None = Field(default=None, description="Named protocol to start from.")
     models: tuple[ModelSpecYaml, ...] = Field(min_length=1)
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
@@ -81,7 +82,7 @@ class SweepSpec(Frozen):
     resources: ResourcesSpec = Field(default=ResourcesSpec(), validate_default=True)
     retries: RetriesSpec = RetriesSpec()
     checkpoints: CheckpointsSpec = CheckpointsSpec()
-    store: Place = Field(default="runs", min_length=1, description="Folder or URI of results.")
+    store: StorePlace = Field(default="runs", min_length=1, description="Folder or URI of results.")
     tracking: TrackingSpec = TrackingSpec()
     cache: Place | None = Field(default=None, description="Node-local folder; default: the user's.")
 

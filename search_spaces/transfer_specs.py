@@ -74,6 +74,11 @@ def check_transfer(
             "moves masks to other tasks at theta_0, but rewind leaves tickets elsewhere: "
             "write rewind: theta0, or finals: theta0 beside its kind"
         )
+    if THETA0 in tasks:
+        raise ValueError(
+            f"has a row '{THETA0}' for masks pruned from theta_0, but a task of the sweep has that "
+            "name too: rename the task"
+        )
     if transfer.method not in methods:
         near = f"must be one of the sweep's methods, {', '.join(methods)}"
         raise ValueError(f"has method '{transfer.method}', but {near}")

@@ -220,6 +220,18 @@ store: ${TICKETS_NO_SUCH}/runs
         ({"tracking": {"x": 1}}, "tracking.x: is no known field. Known: uri, experiment."),
         ({"splits": {"select": "hsh"}}, "splits.select.kind: is 'hsh', but must be one of hash, r"),
         ({"store": 3}, "store: is 3, but must be text."),
+        (
+            {"store": "foo://x"},
+            "store: is 'foo://x', but must be a folder, or a URI that begins with s3://, gs://,",
+        ),
+        ({"store": "s3://"}, "store: is 's3://', but must name a bucket: s3://BUCKET/FOLDER."),
+        ({"store": "gs://me@/runs"}, "store: is 'gs://***@/runs', but must name a bucket: gs:"),
+        ({"store": "file://runs"}, "store: is 'file://runs', but must have the whole path of a"),
+        ({"store": "runs\0"}, "store: is 'runs\\x00', but must have no NUL character."),
+        (
+            {"name": "a" * 101},
+            "name: has 101 characters, but must have at most 100. Write a shorter one.",
+        ),
         ({"verdict": {"delta": ".nan"}}, "verdict.delta: is '.nan', but must be a number."),
     ],
 )

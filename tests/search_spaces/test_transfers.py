@@ -129,6 +129,15 @@ def test_bad_transfers_are_refused(changes: dict[str, Any], message: str) -> Non
         sweep(tasks=TASKS, **changes)
 
 
+@pytest.mark.parametrize("sources", [["a", "theta0"], ["a"], None])
+def test_no_task_may_be_called_as_the_row_of_theta0(sources: list[str] | None) -> None:
+    """Its masks would stand in the table for those pruned from theta_0."""
+    tasks = [*TASKS, {"name": "theta0", "source": SOURCE}]
+    assert sweep(tasks=tasks)
+    with pytest.raises(ValidationError, match=r"row 'theta0' .* a task .* rename the task"):
+        sweep(tasks=tasks, transfer={**TRANSFER, "sources": sources})
+
+
 def facts_of(seed: int, num_removed: int = 750) -> GivenFacts:
     """Return facts of a mask that fits ``model_facts``."""
     prunable = model_facts().prunable
