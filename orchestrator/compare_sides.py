@@ -17,6 +17,7 @@ from search_spaces.canonical import KEY_LENGTH, short
 from search_spaces.contracts import ArtifactRef, TrialResult
 from search_spaces.errors import UserError, did_you_mean
 from search_spaces.places import masked
+from search_spaces.schedules import NEAR
 from search_spaces.trial import (
     INPUT_MASK_ARTIFACT,
     GivenMask,
@@ -26,7 +27,6 @@ from search_spaces.trial import (
     TrialSpec,
 )
 
-NEAR = 0.0005  # a level as people type it is the level that prints like it
 MIN_KEY = 4
 GRAMMAR = "SWEEP.yaml, SWEEP.yaml:TASK/METHOD@LEVEL such as sweep.yaml:sst2/imp@0.7 (with two "
 GRAMMAR += "models MODEL/TASK/METHOD; every part may be left out), or a trial's key"

@@ -9,6 +9,7 @@ from pydantic import Field
 from search_spaces.canonical import Frozen, short
 from search_spaces.errors import Fault
 from search_spaces.lineages import Lineages
+from search_spaces.schedules import level_text
 from search_spaces.sweep import SweepSpec
 from search_spaces.trial import GivenMask
 
@@ -140,13 +141,13 @@ def _other_count(mask: GivenFacts, own: Lineages, model: str, level: int) -> tup
     wanted, num = own.counts[level], own.num_ranked
     if mask.num_removed == wanted:
         return None
-    nearest = min(own.counts, key=lambda count: abs(count - mask.num_removed))
-    here, there = mask.num_removed / num, nearest / num
-    hint = f"The schedule's nearest level is {there:.4g}. Give a mask that removes {wanted:,}."
-    if nearest == mask.num_removed:
-        hint = f"Write transfer.sparsity: {there:.4g}, a level of the schedule."
+    texts = [level_text(own.counts, num, place) for place in range(len(own.counts))]
+    nearest = min(range(len(texts)), key=lambda i: abs(own.counts[i] - mask.num_removed))
+    hint = f"The schedule's nearest level is {texts[nearest]}. Give a mask that removes {wanted:,}."
+    if own.counts[nearest] == mask.num_removed:
+        hint = f"Write transfer.sparsity: {texts[nearest]}, a level of the schedule."
     return (
-        f"at {here:.4g}: it removes {mask.num_removed:,} weights; the sweep transfers at "
-        f"{wanted / num:.4g}, which is {wanted:,} of model '{model}'.",
+        f"at {mask.num_removed / num:.4g}: it removes {mask.num_removed:,} weights; the sweep "
+        f"transfers at {texts[level]}, which is {wanted:,} of model '{model}'.",
         hint,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -11,6 +11,8 @@ from pydantic import Field, field_validator, model_validator
 
 from search_spaces.canonical import Frozen
 from search_spaces.errors import Fault, SpecError
+
+NEAR = 0.0005  # a level as people type it is the level that prints like it
 
 
 class LinearSchedule(Frozen):
@@ -140,3 +142,31 @@ def _level_faults(
             problem = f"removes {count} of {num_prunable} weights, as {levels[index - 1]} does"
         if problem:
             yield Fault("schedule", f"levels[{index}]", f"is {level}, but {problem}.", hint)
+
+
+def levels_at(counts: Sequence[int], num_prunable: int, sparsity: float) -> list[int]:
+    """Return the places of the levels that a sparsity as people type it may mean.
+
+    Args:
+        counts: Weights removed at each level, increasing.
+        num_prunable: N.
+        sparsity: To the weight, or rounded to three digits or more.
+
+    Returns:
+        The level that it is to the weight; else all levels within ``NEAR``.
+    """
+    wanted = sparsity * num_prunable
+    nearest = min(range(len(counts)), key=lambda place: abs(counts[place] - wanted))
+    if abs(counts[nearest] - wanted) <= 1:
+        return [nearest]
+    return [
+        place for place, count in enumerate(counts) if abs(count / num_prunable - sparsity) <= NEAR
+    ]
+
+
+def level_text(counts: Sequence[int], num_prunable: int, place: int) -> str:
+    """Return a level with the fewest digits, at least three, that name it and no other."""
+    level = counts[place] / num_prunable
+    texts = (f"{level:.{digits}g}" for digits in range(3, 17))
+    meant = (text for text in texts if levels_at(counts, num_prunable, float(text)) == [place])
+    return next(meant, repr(level))

@@ -33,7 +33,7 @@ class TransferSource(Frozen):
 class TransferSpec(Frozen):
     """Trains the masks of some sources on all targets, at one sparsity and with equal seeds."""
 
-    sparsity: float = Field(gt=0, lt=1, description="One of the schedule's levels.")
+    sparsity: float = Field(gt=0, lt=1, description="A level of the schedule, to 3 digits.")
     method: str = Field(default="imp", description="Of the sources' tickets, and of T on T.")
     sources: tuple[TransferSource, ...] | None = Field(
         default=None, min_length=1, description="Default: all tasks."

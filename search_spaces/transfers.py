@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from search_spaces.errors import Fault, SpecError
 from search_spaces.given import Given, given_faults
 from search_spaces.lineages import Lineages
+from search_spaces.schedules import level_text, levels_at
 from search_spaces.sweep import SweepSpec
 from search_spaces.transfer_specs import THETA0, TransferSource, TransferSpec
 from search_spaces.trial import MaskSource, Theta0Mask
@@ -79,14 +80,20 @@ def _add_cell(
 
 def _level(transfer: TransferSpec, lineages: Lineages) -> int:
     """Return the place of the transfer's sparsity among a task's levels."""
-    num = lineages.num_ranked
-    nearest = min(lineages.counts, key=lambda count: abs(count - transfer.sparsity * num))
-    if abs(nearest - transfer.sparsity * num) > 1:
-        levels = ", ".join(f"{count / num:.3g}" for count in lineages.counts)
-        problem = f"is {transfer.sparsity:g}, but the schedule's levels are {levels}."
-        hint = f"The nearest is {nearest / num:.3g}."
-        raise SpecError([Fault("sweep", "transfer.sparsity", problem, hint)])
-    return lineages.counts.index(nearest)
+    counts, num = lineages.counts, lineages.num_ranked
+    places = levels_at(counts, num, transfer.sparsity)
+    if len(places) == 1:
+        return places[0]
+    texts = [level_text(counts, num, place) for place in range(len(counts))]
+    if places:
+        several = " and ".join(texts[place] for place in places)
+        problem = f"is {transfer.sparsity}, which may be the levels {several}."
+        hint = "Write one of them with all these digits."
+    else:
+        nearest = min(range(len(counts)), key=lambda i: abs(counts[i] / num - transfer.sparsity))
+        problem = f"is {transfer.sparsity}, but the schedule's levels are {', '.join(texts)}."
+        hint = f"The nearest is {texts[nearest]}."
+    raise SpecError([Fault("sweep", "transfer.sparsity", problem, hint)])
 
 
 def _check_equal(row: Lineages, own: Lineages, mask: MaskSource, source: str, target: str) -> None:

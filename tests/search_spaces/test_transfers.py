@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,12 @@ from pydantic import ValidationError
 from search_spaces.errors import SpecError
 from search_spaces.expand import expand
 from search_spaces.given import GivenFacts, GivenSource
+from search_spaces.schedules import (
+    GeometricSchedule,
+    level_text,
+    levels_at,
+    removed_counts,
+)
 from search_spaces.trial import Theta0Mask, TrainedMask, Trial
 from tests.search_spaces.makers import MINIMAL, model_facts, sweep, task_facts, trials_of
 
@@ -93,6 +100,17 @@ def test_a_cell_that_is_wanted_anyway_does_not_wait() -> None:
     assert all(trial.after == () for trial in cells(both).values())
 
 
+def test_a_geometric_level_to_three_digits_is_that_level() -> None:
+    """Six rounds of .1 remove .468559, which nobody writes."""
+    schedule = {"kind": "geometric", "rate": 0.1, "rounds": 6}
+    facts = model_facts()
+    identity = facts.identity.model_copy(update={"num_prunable": 10**6})
+    spec = sweep(tasks=TASKS, transfer={"sparsity": 0.469}, schedule=schedule)
+    tasks = {task.name: task_facts(task.name) for task in spec.tasks}
+    found = cells(expand(spec, {"tiny": replace(facts, identity=identity)}, tasks))
+    assert {trial.spec.num_removed for trial in found.values()} == {468_559}
+
+
 def test_without_rewinding_a_masks_trial_still_starts_at_theta0() -> None:
     """Rounds that never rewind make masks; they move to other tasks at theta_0."""
     rewind = {"kind": "none", "finals": "theta0"}
@@ -107,6 +125,32 @@ def test_a_level_that_the_schedule_lacks_is_refused_with_the_nearest() -> None:
     )
     with pytest.raises(SpecError, match=expected):
         trials_of(tasks=TASKS, transfer={"sparsity": 0.6})
+
+
+@pytest.mark.parametrize("sparsity", [0.651, 0.6513, 0.65132, 0.6513215599])
+def test_a_level_is_written_as_it_prints(sparsity: float) -> None:
+    """Ten rounds of .1 of what remains come to .6513215599, which nobody writes."""
+    schedule = GeometricSchedule(rate=0.1, rounds=12)
+    counts = removed_counts(schedule, 10**9)
+    assert levels_at(counts, 10**9, sparsity) == [9]
+    assert [level_text(counts, 10**9, place) for place in (5, 9)] == ["0.469", "0.651"]
+    assert levels_at(counts, 10**9, 0.65) == []
+
+
+def test_levels_that_print_alike_are_told_apart_by_more_digits() -> None:
+    """What a refusal names can be written: each text means its own level alone."""
+    table = {"sparsity": 0.7503}
+    levels = {"kind": "levels", "levels": [0.75, 0.7506, 0.9]}
+    thousands = model_facts()
+    identity = thousands.identity.model_copy(update={"num_prunable": 10**6})
+    spec = sweep(tasks=TASKS, transfer=table, schedule=levels)
+    tasks = {task.name: task_facts(task.name) for task in spec.tasks}
+    expected = r"is 0\.7503, which may be the levels 0\.75 and 0\.751\. Write one of them"
+    with pytest.raises(SpecError, match=expected):
+        expand(spec, {"tiny": replace(thousands, identity=identity)}, tasks)
+    counts = (750_000, 750_600, 900_000)
+    for place in range(3):
+        assert levels_at(counts, 10**6, float(level_text(counts, 10**6, place))) == [place]
 
 
 @pytest.mark.parametrize(
