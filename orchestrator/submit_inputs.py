@@ -148,9 +148,7 @@ def _named(source: GlueFolderSource | GlueHubSource, paths: list[Path]) -> dict[
     """Return a task's files under the names that they have in a folder of that kind."""
     if isinstance(source, GlueFolderSource):
         return {path.name: path for path in paths}
-    card = Path(os.path.expanduser(str(source.path))) / "README.md"  # names the files of each split
-    files = {f"{source.task}/{path.name}": path for path in paths}
-    return files | ({card.name: card} if card.is_file() else {})
+    return {f"{source.task}/{path.name}": path for path in paths}
 
 
 def _of_transfer(spec: SweepSpec) -> list[LocalInput]:

@@ -143,7 +143,21 @@ def _reading_settings(source: AnyTaskSource) -> dict[str, Any]:
     settings = source.model_dump(mode="json", exclude={"path", "train", "report"})
     if isinstance(source, GlueHubSource):
         settings["repository"] = GLUE_REPOSITORY
+    if isinstance(source, FilesSource) and source.format is None:
+        settings |= _guessed_formats(source)
     return settings
+
+
+def _guessed_formats(source: FilesSource) -> dict[str, Any]:
+    """Return the formats that suffixes stand for, where the same bytes may be read in two ways.
+
+    With a header and each format's own delimiter only one reading finds the columns, and csv is
+    what is meant if nothing is said.
+    """
+    if source.header and source.delimiter is None:
+        return {}
+    guessed = [guess_format(_file(source, split)) for split in ("train", "report")]
+    return {"guessed": guessed} if set(guessed) != {"csv"} else {}
 
 
 def files_of(source: AnyTaskSource, split: str) -> list[Path]:
@@ -174,7 +188,7 @@ def _file(source: GlueFolderSource | FilesSource | BuiltinSource, split: str) ->
 
 def _read_raw(source: LabelledSource, split: str) -> RawSplit:
     if isinstance(source, GlueHubSource):
-        return _read_hub(source, split)
+        return _read_mirror(source, split) if source.path else _read_hub(source, split)
     path = _file(source, split)
     text, pair, label = _column_names(source)
     columns = read_table(path, _settings(source, path, (text, pair, label)))
@@ -223,17 +237,22 @@ def _settings(
 
 
 def _read_hub(source: GlueHubSource, split: str) -> RawSplit:
-    place, names = _hub_place(source), _column_names(source)
-    where = str(local_path(source.path)) if source.path else GLUE_REPOSITORY
-    revision = None if source.path else source.revision
+    place, names = f"{GLUE_REPOSITORY}/{source.task}", _column_names(source)
     hint = "Check the network, or give a local copy: path: <folder> or kind: glue-folder."
-    rows = load_hub(where, source.task, _hub_split(source, split), revision, place, hint)
+    wanted = _hub_split(source, split)
+    rows = load_hub(GLUE_REPOSITORY, source.task, wanted, source.revision, place, hint)
     check_columns(rows, names, f"{place} {split}")
     return _raw(f"{place} {split}", {name: list(rows[name]) for name in names if name}, names)
 
 
-def _hub_place(source: GlueHubSource) -> str:
-    return f"{source.path or GLUE_REPOSITORY}/{source.task}"
+def _read_mirror(source: GlueHubSource, split: str) -> RawSplit:
+    """Read a local copy of the hub's files: exactly those that name the data."""
+    names = _column_names(source)
+    wanted = tuple(name for name in names if name)
+    settings = TableSettings(wanted, "parquet")
+    tables = [read_table(path, settings) for path in _mirror_files(source, split)]
+    columns = {name: [value for table in tables for value in table[name]] for name in wanted}
+    return _raw(f"{source.path}/{source.task} {split}", columns, names)
 
 
 def _hub_split(source: GlueHubSource, split: str) -> str:
@@ -243,7 +262,13 @@ def _hub_split(source: GlueHubSource, split: str) -> str:
 
 def _mirror_files(source: GlueHubSource, split: str) -> list[Path]:
     folder = local_path(source.path or "") / source.task
-    return sorted(folder.glob(f"{_hub_split(source, split)}-*.parquet"))
+    pattern = f"{_hub_split(source, split)}-*.parquet"
+    found = sorted(folder.glob(pattern))
+    if not found:
+        problem = f"holds no {pattern}, but a local copy has the hub's files under their names."
+        hint = f"Copy {GLUE_REPOSITORY} as it is, or write kind: glue-folder or files."
+        raise SpecError([Fault(str(folder), "", problem, hint)])
+    return found
 
 
 def _label_base(source: LabelledSource) -> Callable[[Any], Any]:

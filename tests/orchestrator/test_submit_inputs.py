@@ -151,10 +151,10 @@ def test_data_of_the_hub_and_of_packages_stay(
 
 
 def test_local_copy_of_the_hubs_glue(data: Path, tmp_path: Path) -> None:
-    """The files of the one task and the card that names them, by which the data keep their name."""
+    """The files of the one task, by which the data keep their name."""
     mirror = tmp_path / "mirror"
-    names = {"README.md", "sst2/train-00000.parquet", "sst2/validation-00000.parquet"}
-    for name in (*names, "cola/train-0.parquet"):
+    names = {"sst2/train-00000.parquet", "sst2/validation-00000.parquet"}
+    for name in (*names, "README.md", "cola/train-0.parquet"):
         (mirror / name).parent.mkdir(parents=True, exist_ok=True)
         (mirror / name).write_bytes(name.encode())
     source = {"kind": "glue-hub", "task": "sst2", "path": str(mirror)}

@@ -14,6 +14,8 @@ from search_spaces.errors import SpecError
 from search_spaces.tasks import BuiltinSource, FilesSource
 from tests.search_spaces.makers import data_folder
 
+PINNED_NAMES = {".csv": "a56d709b26", ".tsv": "a56d709b26", "tab": "9c3a06b6a0"}
+
 
 def files(folder: Path, suffix: str = ".csv", **options: Any) -> FilesSource:
     train, report = str(folder / f"train{suffix}"), str(folder / f"dev{suffix}")
@@ -46,6 +48,35 @@ def test_tsv_knows_no_quotes(tmp_path: Path) -> None:
     for name, last in (("train.tsv", ""), ("dev.tsv", "x\ta\n")):
         (tmp_path / name).write_text('text\tlabel\n"lone\ta\nnext\u2028line\tb\n' + last)
     assert read_split(files(tmp_path, ".tsv"), "train").texts == ['"lone', "next\u2028line"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "options"),
+    [
+        (["text\tlabel", '"a ""b"""\tx', '"c"\ty'], {"delimiter": "\t"}),
+        (["a\tb,x", "c\td,y"], {"header": False, "text": "0", "label": "1"}),
+    ],
+)
+def test_a_suffix_that_changes_the_reading_is_part_of_the_name(
+    tmp_path: Path, lines: list[str], options: dict[str, Any]
+) -> None:
+    """One content, two readings: csv has quotes, and a delimiter of its own."""
+    sources = [files(tmp_path, suffix, **options) for suffix in (".csv", ".tsv")]
+    for source in sources:
+        Path(source.train).write_text("\n".join(lines) + "\n")
+        Path(source.report).write_text("\n".join(lines[:-1]) + "\n")
+    csv, tsv = (read_split(source, "train").texts for source in sources)
+    assert csv != tsv
+    assert data_sha256(sources[0]) != data_sha256(sources[1])
+
+
+def test_a_suffix_that_only_repeats_the_format_is_no_part_of_the_name(tmp_path: Path) -> None:
+    """Names of old are pinned: only where bytes may be read in two ways does the suffix count."""
+    for name in ("train.csv", "dev.csv", "train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text("text\tlabel\none\ta\n")
+    found = {s: data_sha256(files(tmp_path, s))[:10] for s in (".csv", ".tsv")}
+    found["tab"] = data_sha256(files(tmp_path, ".csv", delimiter="\t"))[:10]
+    assert found == PINNED_NAMES
 
 
 def test_jsonl_and_parquet_hold_the_same_task(tmp_path: Path) -> None:

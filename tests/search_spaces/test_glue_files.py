@@ -88,9 +88,49 @@ def test_tsv_files_hold_the_same_examples_as_the_hub(
     assert ("report_mismatched" in hub.splits) == (task == "mnli")
 
 
-def test_hub_faults_name_the_place_and_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"/rte: cannot be loaded .*path: <folder> or kind"):
+def test_a_mirror_without_the_hubs_files_is_refused(tmp_path: Path) -> None:
+    """Other names, to which a card may lead, would be read without being part of the name."""
+    with pytest.raises(SpecError, match=r"none/rte: holds no train-\*\.parquet, .*kind: glue-fol"):
         read_task(GlueHubSource(task="rte", path=str(tmp_path / "none")))
+    write_mirror(tmp_path, "rte")
+    card = tmp_path / "README.md"
+    for split in ("train", "validation"):
+        whole = tmp_path / "rte" / f"{split}-00000-of-00001.parquet"
+        whole.rename(whole.with_name(f"{split}.parquet"))
+        card.write_text(card.read_text().replace(f"{split}-*", f"{split}.parquet"))
+    source = GlueHubSource(task="rte", path=str(tmp_path))
+    with pytest.raises(SpecError) as raised:
+        read_task(source)
+    assert [f.problem.split(",")[0] for f in raised.value.faults] == [
+        "holds no train-*.parquet",
+        "holds no validation-*.parquet",
+    ]
+    with pytest.raises(SpecError, match="holds no train"):
+        data_sha256(source)
+
+
+def test_a_mirror_is_read_from_the_files_that_name_it(tmp_path: Path) -> None:
+    """Whatever its card leads to: the shards of a split, in order, and nothing else."""
+    write_mirror(tmp_path, "rte")
+    (tmp_path / "README.md").write_text("no card")
+    first = tmp_path / "rte" / "train-00000-of-00001.parquet"
+    rows = glue_rows("rte", 9)
+    pq.write_table(pa.Table.from_pylist(rows[:4]), first.with_name("train-00000-of-00002.parquet"))
+    pq.write_table(pa.Table.from_pylist(rows[4:]), first.with_name("train-00001-of-00002.parquet"))
+    first.unlink()
+    found = read_split(GlueHubSource(task="rte", path=str(tmp_path)), "train")
+    assert found.texts == [row["sentence1"] for row in rows]
+    assert found.labels == [row["label"] for row in rows]
+
+
+def test_hub_faults_name_the_place_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError("away")
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    monkeypatch.setattr("search_spaces.hub.hub_fault", lambda: None)
+    with pytest.raises(SpecError, match=r"/rte: cannot be loaded .*path: <folder> or kind"):
+        read_task(GlueHubSource(task="rte"))
 
 
 def test_hub_data_are_named_without_a_download() -> None:
