@@ -27,8 +27,8 @@ from search_spaces.models import ModelFacts, ModelSpecYaml, resolve_model
 from search_spaces.recipes import Recipe
 from search_spaces.resolve import TaskFacts
 from search_spaces.schedules import LinearSchedule, removed_counts
+from search_spaces.trainer_version import code_version
 from search_spaces.trial import (
-    TRAINING_CODE_VERSION,
     Outputs,
     PruneOutput,
     TrainedMask,
@@ -240,7 +240,7 @@ class Lineages:
             recipe=recipe,
             seed=seed,
             mask=mask,
-            code_version=TRAINING_CODE_VERSION,
+            code_version=code_version(self._facts.identity, self._task.identity, recipe),
         )
 
     def _request(

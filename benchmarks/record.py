@@ -56,7 +56,7 @@ def record(sweep: Path, cpu_s: float | None = None) -> dict[str, Any]:
         "file": str(sweep),
         "machine": Machine().facts(),
         "cpu_fingerprint": cpu_fingerprint(),
-        "code_version": context.trials[0].spec.code_version,
+        "code_version": min(trial.spec.code_version for trial in context.trials),
         "numerics": sorted({result.numerics.model_dump_json() for result in results.values()}),
         "wall_s": round(wall_s, 1),
         "cpu_s": cpu_s,

@@ -12,6 +12,7 @@ from search_spaces.schedules import removed_counts
 from search_spaces.sweep import ITERATIVE_METHODS, SweepSpec
 from search_spaces.task_facts import TaskFacts
 from search_spaces.task_specs import TaskSpec
+from search_spaces.trainer_version import code_version
 from search_spaces.trial import (
     TRAINING_CODE_VERSION,
     GivenMask,
@@ -253,7 +254,7 @@ class Lineages:
             mask=mask,
             start=start,
             carry_from=carry_from,
-            code_version=TRAINING_CODE_VERSION,
+            code_version=code_version(self.model, self.task, recipe, start, TRAINING_CODE_VERSION),
         )
         return self.trials.add(spec, role, outputs or Outputs(), after)
 

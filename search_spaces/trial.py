@@ -15,7 +15,8 @@ from pydantic import Field
 from search_spaces.canonical import Frozen, remembered_key
 from search_spaces.recipes import Recipe
 
-TRAINING_CODE_VERSION = 2  # raise when a change of the trainer changes results
+# Raise when a change of the trainer changes results; of a few kinds of trials: trainer_version.py.
+TRAINING_CODE_VERSION = 2
 PruneMethod = Literal["global-magnitude", "layerwise-magnitude"]
 
 
