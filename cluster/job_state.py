@@ -53,7 +53,8 @@ class JobState:
 
         A run that ended by itself said why by its exit code, of which 75 asks for another run
         (cluster or store were lost); one that was stopped was meant to be; an interpreter that
-        is not there will not be there the next time either.
+        is not there will not be there the next time either. SIGTERM (143) comes from a node that
+        goes away: `tickets stop` ends a run by 130, and Ray calls a job that it ended STOPPED.
         """
         if self.status not in ("FAILED", "LOST"):
             return False

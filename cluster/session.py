@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.growth import cluster_grows
 from cluster.resources import NodeResources, usable_cpus
+from cluster.sigterm import keep_sigterm
 from cluster.tokens import make_private_token
 from search_spaces.errors import UserError
 
@@ -72,7 +73,8 @@ class Session:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning
         try:
-            context = self._connect(self.address) if self.address else self._start()
+            with keep_sigterm():
+                context = self._connect(self.address) if self.address else self._start()
         except BaseException:
             self._remove_temp_folder()
             raise

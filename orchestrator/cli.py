@@ -1,6 +1,7 @@
 """The command `tickets`. Answers in about a second where nothing has to be trained.
 
-Exit codes: 0 done, 1 trials failed, 2 bad input, 75 cluster or store lost, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 trials failed, 2 bad input, 75 cluster or store lost, 130 stopped by Ctrl-C,
+143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -8,12 +9,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from orchestrator import (
@@ -22,6 +21,7 @@ from orchestrator import (
     mask_commands,
     query_commands,
     registry_commands,
+    run_command,
     simulate_command,
     steering_commands,
     submit_commands,
@@ -31,22 +31,19 @@ from orchestrator import (
     watch_commands,
 )
 from orchestrator.choices import planned
-from orchestrator.console import make_console, pasteable
-from orchestrator.ctrl_c import CtrlC
+from orchestrator.console import make_console
 from orchestrator.driver_life import away_line
-from orchestrator.ending import report_folder, show_places, show_verdicts
+from orchestrator.ending import report_folder
 from orchestrator.failing import failure_fields, failure_histories
 from orchestrator.journal_lock import has_ended
 from orchestrator.journal_reader import open_reader
-from orchestrator.listeners import SweepOutcome
-from orchestrator.mending import mended
 from orchestrator.mirror_lag import describe_lag, lag_path, read_lag
-from orchestrator.screens import plan_data, plan_summary, show_plan, show_status
+from orchestrator.screens import plan_data, show_plan, show_status
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext, journal_path
 from search_spaces.canonical import canonical_json, short
 from search_spaces.contracts import TrialState
-from search_spaces.errors import ClusterLostError, SpecError, UserError
+from search_spaces.errors import SpecError, UserError
 from search_spaces.explain import explain_difference
 from search_spaces.loading import load_sweep
 
@@ -75,57 +72,7 @@ def plan(sweep: SweepPath, as_json: AsJson = False) -> None:
     show_plan(make_console(), context.spec.name, made)
 
 
-@app.command()
-def run(
-    sweep: SweepPath,
-    take_over: Annotated[
-        bool,
-        typer.Option("--take-over", help="Take over from a driver that shows no life any more."),
-    ] = False,
-    expected: Annotated[str | None, typer.Option("--expect-plan", hidden=True)] = None,
-) -> None:
-    """Run a sweep on Ray; what is committed already is reused, so the same command resumes."""
-    context = SweepContext.open(sweep)
-    context.require_plan(expected)
-    spec, store, console = context.spec, Store(context.spec.store), make_console(True)
-    made = mended(context, store, lambda: planned(context, store))
-    console.print(plan_summary(made), highlight=False, soft_wrap=True)
-    from orchestrator.finishing import mirror_finished, settle, tracker_of
-
-    tracker = tracker_of(context)
-    if made.num_run + made.num_wait == 0:
-        settle(context, store)
-        files = _show_end(console, context, store, sweep)
-        mirror_finished(context, tracker, store, files)
-        return
-    from orchestrator.listeners import ListenerGroup
-    from orchestrator.progress import LiveProgress
-    from orchestrator.running import run_on_ray
-    from orchestrator.tracking_listener import TrackingListener
-
-    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
-    lag, trials = lag_path(context.journal_path), context.trials
-    tracking = TrackingListener(tracker, spec, store, say, lag_path=lag, trials=trials)
-    try:
-        with CtrlC() as ctrl_c, LiveProgress(console, len(context.trials)) as progress:
-            both = ListenerGroup([progress, tracking])
-            outcome = run_on_ray(context, both, say, ctrl_c.check, take_over, tracking.num_missing)
-    except KeyboardInterrupt:  # while Ray starts: no trial has begun
-        say(_go_on(sweep))
-        raise typer.Exit(130) from None
-    except ClusterLostError as error:
-        raise ClusterLostError(f"{error}\n{_go_on(sweep)}") from error
-    if not (is_mirrored := tracking.close()):
-        command = f"tickets sync {pasteable(sweep)}"
-        say(f"Not all results reached MLflow. They are in the store: {command}")
-    if not outcome.cancelled:
-        files = _show_end(console, context, store, sweep)
-        if files and is_mirrored:
-            try:
-                tracker.log_report(files)
-            except UserError as error:  # the sweep is done and its report written
-                say(f"The report did not reach MLflow: {error}")
-    _close(console, sweep, outcome)
+app.command()(run_command.run)
 
 
 @app.command()
@@ -236,42 +183,6 @@ def main() -> None:
     except UserError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
-
-
-def _show_end(
-    console: Console, context: SweepContext, store: Store, sweep: Path
-) -> tuple[Path, ...]:
-    """Show verdicts and places, write the report; return its files where they are new."""
-    from orchestrator.finishing import gathered, report_anew
-
-    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
-    results, failed = gathered(context, store, say)
-    if not results:
-        return ()
-    rows = show_verdicts(console, context, results, failed)
-    files: tuple[Path, ...] = ()
-    try:
-        files = report_anew(context, results, failed, report_folder(context.spec), say)
-    except UserError as error:
-        say(f"No report: {error}")
-    show_places(console, context, sweep, rows)
-    return files
-
-
-def _close(console: Console, sweep: Path, outcome: SweepOutcome) -> None:
-    """Say how it ended, and leave with the exit code that says so too."""
-    text = "  ".join(f"{state.value} {num}" for state, num in outcome.counts.items() if num)
-    console.print(text, highlight=False)
-    if outcome.cancelled:
-        console.print(_go_on(sweep), soft_wrap=True)
-        raise typer.Exit(130)
-    if outcome.counts.get(TrialState.FAILED, 0):
-        console.print(f"Some trials failed. See why with: tickets status {pasteable(sweep)}")
-        raise typer.Exit(1)
-
-
-def _go_on(sweep: Path) -> str:
-    return f"Stopped; nothing is lost. Go on with: tickets run {pasteable(sweep)}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ctrl-C that cannot be lost."""
+"""Ctrl-C and SIGTERM that cannot be lost."""
 
 from __future__ import annotations
 
@@ -14,22 +14,33 @@ class CtrlC:
     Python prints and drops an exception that is raised inside a fork hook, a destructor or a
     weak reference's callback, and a library may catch it: a sweep would then just go on. A loop
     that calls :meth:`check` in each round stops all the same. To be entered on the main thread.
+
+    SIGTERM, by which Kubernetes, systemd, Slurm and docker end a process, is the same as Ctrl-C.
+    One that comes after either is let pass: it would break off an end that is in good order.
     """
 
     def __init__(self) -> None:
-        self._pressed = False
+        self._pressed: int | None = None
 
     def __enter__(self) -> Self:
-        self._handler = signal.signal(signal.SIGINT, self._press)
+        self._handlers = {
+            number: signal.signal(number, self._press) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.unraisablehook = self._hook
-        signal.signal(signal.SIGINT, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a command that was stopped: 143 by SIGTERM, 130 by anything else."""
+        return 128 + (self._pressed or signal.SIGINT)
 
     def check(self) -> None:
-        """Do nothing unless Ctrl-C was pressed.
+        """Do nothing unless Ctrl-C was pressed or SIGTERM came.
 
         Raises:
             KeyboardInterrupt: It was, and whoever got the first exception dropped it.
@@ -38,7 +49,9 @@ class CtrlC:
             raise KeyboardInterrupt
 
     def _press(self, number: int, frame: FrameType | None) -> None:
-        self._pressed = True
+        if self._pressed and number == signal.SIGTERM:
+            return
+        self._pressed = self._pressed or number
         raise KeyboardInterrupt
 
     def _unraisable(self, dropped: sys.UnraisableHookArgs) -> None:

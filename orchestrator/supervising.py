@@ -11,7 +11,12 @@ MAX_PAUSE_S = 300.0
 _TRIES = 30  # of a head that answers, but starts no job yet
 _RETRY_S = 20.0
 _NO_PROGRAM = ": no such interpreter there, see --python"
-_SAID = {126: _NO_PROGRAM, 127: _NO_PROGRAM, LostError.exit_code: ": cluster or store lost"}
+_SAID = {
+    126: _NO_PROGRAM,
+    127: _NO_PROGRAM,
+    143: ": told to end by SIGTERM",
+    LostError.exit_code: ": cluster or store lost",
+}
 
 
 def supervise(

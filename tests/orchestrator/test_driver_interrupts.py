@@ -6,6 +6,8 @@ import itertools
 import signal
 import sys
 
+import pytest
+
 from orchestrator.ctrl_c import CtrlC
 from search_spaces.contracts import FailureClass, TrialState
 from tests.orchestrator.factories import make_lineage
@@ -91,3 +93,31 @@ def test_an_interrupt_that_python_drops_stops_the_sweep_all_the_same(world, caps
     assert outcome.counts[TrialState.SUCCEEDED] == 2
     assert capsys.readouterr().err == ""
     assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == (handler, hook)
+
+
+class Told(Diary):
+    """Another program sends SIGTERM when the second trial has succeeded, and again and again."""
+
+    def succeeded(self, trial, result):
+        super().succeeded(trial, result)
+        if len(self.of("succeeded")) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    def finished(self, outcome):
+        super().finished(outcome)
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_sigterm_is_as_ctrl_c_and_one_more_breaks_nothing_off(world):
+    """The sweep ends in order, and the exit code tells the two apart."""
+    world.diary = Told()
+    handler = signal.getsignal(signal.SIGTERM)
+    with CtrlC() as told:
+        assert told.exit_code == 130  # by whatever else a run is stopped
+        outcome = world.run(make_lineage(num_rounds=5), check=told.check)
+        assert told.exit_code == 143
+        with pytest.raises(KeyboardInterrupt):  # a person may still press it
+            signal.raise_signal(signal.SIGINT)
+    assert outcome.cancelled and outcome.counts[TrialState.SUCCEEDED] == 2
+    assert told.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == handler

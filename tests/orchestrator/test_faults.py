@@ -192,14 +192,18 @@ class TestStoppedRun:
         assert done == hurt.after_stop.keys()
         assert set(stood.values()) <= {TrialState.SUCCEEDED, TrialState.CANCELLED}
 
-    def test_ctrl_c_before_the_first_trial_says_it_too(self, root: Path) -> None:
-        """While Ray is still starting, the same message and exit code."""
-        sweep = write_sweep(root, "early", root)
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_stop_before_the_first_trial_says_it_too(
+        self, root: Path, number: signal.Signals, code: int
+    ) -> None:
+        """While Ray is still starting, the same message, and an exit code as later."""
+        name = f"early-{code}"
+        sweep = write_sweep(root, name, root)
         process = start("run", str(sweep), cwd=root)
-        wait_until((root / "early-store" / "journals" / "early.sqlite").exists, "it has begun")
-        os.killpg(process.pid, signal.SIGINT)
+        wait_until((root / f"{name}-store" / "journals" / f"{name}.sqlite").exists, "it begins")
+        os.killpg(process.pid, number)
         done = ended(process)
-        assert done.returncode == 130, done.stderr
+        assert done.returncode == code, done.stderr
         assert f"Go on with: tickets run {sweep}" in done.stdout
         assert "Traceback" not in done.stderr
         wait_until(lambda: not living(process.pid), "its Ray ends")

@@ -17,6 +17,8 @@ ENDS = {
     "bad input": JobState("j", "FAILED", 2),
     "stopped": JobState("j", "FAILED", 130),
     "job stopped": JobState("j", "STOPPED"),
+    "job stopped, by SIGTERM": JobState("j", "STOPPED", 143),
+    "told to end": JobState("j", "FAILED", 143),
     "killed": KILLED,
     "out of memory": JobState("j", "FAILED", 137),
     "no interpreter": JobState("j", "FAILED", 127),
@@ -25,7 +27,7 @@ ENDS = {
     "head is new": JobState("j", "LOST"),
     "store lost": JobState("j", "FAILED", 75),
 }
-AGAIN = {"killed", "out of memory", "supervisor died", "head is new", "store lost"}
+AGAIN = {"told to end", "killed", "out of memory", "supervisor died", "head is new", "store lost"}
 
 
 def test_what_is_submitted_again() -> None:
@@ -39,6 +41,8 @@ def test_exit_codes() -> None:
     expected = {"well": 0, "trials failed": 1, "bad input": 2, "stopped": 130, "job stopped": 130}
     assert codes == {
         **expected,
+        "job stopped, by SIGTERM": 130,
+        "told to end": 143,
         "no interpreter": 127,
         "no program": 126,
         "killed": 137,
@@ -78,6 +82,7 @@ def test_reasons_are_said() -> None:
     ends = iter([KILLED, ENDS["supervisor died"], ENDS["well"]])
     supervise(lambda n: "j", lambda j: next(ends), said.append, lambda s: None, 3)
     assert "see --python" in reason(ENDS["no interpreter"])
+    assert reason(ENDS["told to end"]) == "exit code 143: told to end by SIGTERM"
     assert reason(ENDS["store lost"]) == "exit code 75: cluster or store lost"
     assert "(signal 9)" in said[0] and "(The actor died)" in said[1]
 
