@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -37,9 +37,18 @@ class Marker(Frozen):
     committed_at: str
 
     @classmethod
-    def now(cls, spec: TrialSpec, result: TrialResult) -> Marker:
-        """Return a marker that is stamped with the present time."""
-        stamp = datetime.now(UTC).isoformat(timespec="microseconds")
+    def now(cls, spec: TrialSpec, result: TrialResult, after: str = "") -> Marker:
+        """Return a marker that is stamped with the present time.
+
+        Args:
+            spec: The trial.
+            result: What the attempt returned.
+            after: Stamp of a marker that this one comes after, whatever this machine's clock says.
+        """
+        now = datetime.now(UTC)
+        if after:
+            now = max(now, datetime.fromisoformat(after) + timedelta(microseconds=1))
+        stamp = now.isoformat(timespec="microseconds")
         return cls(spec=spec, result=result, committed_at=stamp)
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from pyarrow import fs
 from pyarrow.lib import ArrowException
 
+from orchestrator.whole_files import PARTIAL, link_once, partial_file
 from search_spaces.errors import StoreAwayError, UserError
 from search_spaces.outages import may_pass
 from search_spaces.places import masked, store_problem
 
-PARTIAL = ".partial"  # ends the name of a file that is being written
 SETTLE_S = 0.2  # between a write and the look at who won, where a file system has no exclusive one
 _CHUNK_BYTES = 1 << 20
 _NOT_COPIED = ("tls_ca_dir_path", "tls_verify_certificates", "smart_defaults")
@@ -126,7 +126,7 @@ class Storage:
         with self._explained("written"):
             self._filesystem.create_dir(target.rpartition("/")[0], recursive=True)
             if self._is_folder:
-                return _link_once(Path(target), data)
+                return link_once(Path(target), data)
             if self._filesystem.get_file_info(target).type != fs.FileType.NotFound:
                 return False
             self._write(target, data)
@@ -139,7 +139,7 @@ class Storage:
         with self._explained("written"):
             self._filesystem.create_dir(target.rpartition("/")[0], recursive=True)
             if self._is_folder:
-                with _partial(Path(target), data) as partial:
+                with partial_file(Path(target), data) as partial:
                     os.replace(partial, target)
             else:
                 self._write(target, data)
@@ -262,38 +262,3 @@ def _advice(error: Exception) -> str:
         "Check that the place exists, that this machine reaches it and that you may write there, "
         "or name another one under 'store'."
     )
-
-
-def _link_once(path: Path, data: bytes) -> bool:
-    """Write a private file, flush it, and give it its name by a hard link."""
-    if path.exists():  # only spares the writing: the link decides
-        return False
-    with _partial(path, data) as partial:
-        try:
-            os.link(partial, path)
-        except FileExistsError:
-            return False
-    _sync_folder(path.parent)
-    return True
-
-
-@contextlib.contextmanager
-def _partial(path: Path, data: bytes) -> Iterator[Path]:
-    """Yield a flushed file beside ``path`` with the given content; gone afterwards."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
-    try:
-        with open(partial, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,23 +12,15 @@ Layout below the store's URI::
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-from orchestrator.markers import (
-    PLAIN_NAME,
-    DamagedMarkerError,
-    Marker,
-    decode_marker,
-    encode_marker,
-)
+from orchestrator.marker_files import COMMITTED, EXTRA, KEY, MarkerFiles, require
+from orchestrator.markers import PLAIN_NAME, Marker
 from orchestrator.storage import Storage
-from search_spaces.canonical import KEY_LENGTH, short
+from search_spaces.canonical import short
 from search_spaces.contracts import (
     ArtifactInfo,
     ArtifactRef,
@@ -39,11 +31,6 @@ from search_spaces.contracts import (
 from search_spaces.errors import UserError
 from search_spaces.places import masked
 from search_spaces.trial import Outputs, TrialSpec
-
-COMMITTED = "COMMITTED.json"
-_EXTRA = re.compile(r"EXTRA-.*\.json")
-_KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
-_log = logging.getLogger(__name__)
 
 
 class DamagedArtifactError(Exception):
@@ -60,6 +47,7 @@ class CommittedTrial:
         attempts: Attempt whose folder holds a file, by artifact name.
         committed_at: When the first attempt was committed; UTC, ISO 8601.
         has_checkpoint: Whether one of its training is left, or a new attempt makes one.
+        latest_at: When the last of its markers was committed, as their clocks say.
     """
 
     spec: TrialSpec
@@ -67,6 +55,7 @@ class CommittedTrial:
     attempts: dict[str, str]
     committed_at: str
     has_checkpoint: bool = False
+    latest_at: str = ""
 
 
 class Store:
@@ -82,6 +71,7 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         self._storage = Storage(uri)
+        self._markers = MarkerFiles(self._storage)
 
     @property
     def uri(self) -> str:
@@ -118,7 +108,7 @@ class Store:
                 f"The result is of trial {short(result.trial_key)}, but the specification is "
                 f"that of {short(key)}."
             )
-        _require(PLAIN_NAME, "attempt", result.attempt)
+        require(PLAIN_NAME, "attempt", result.attempt)
         for name, info in result.artifacts.items():
             self._verify(f"results/{key}/attempts/{result.attempt}", name, info)
         is_published = self._publish_new(Marker.now(spec, result))
@@ -135,12 +125,12 @@ class Store:
 
     def record(self, key: str) -> CommittedTrial | None:
         """Return all that is committed of a trial; None when nothing is."""
-        _require(_KEY, "trial key", key)
-        first = self._read_marker(key, COMMITTED)
+        require(KEY, "trial key", key)
+        first = self._markers.read(key, COMMITTED)
         if first is None:
             return None
         names = self._storage.names(f"results/{key}")
-        read = [self._read_marker(key, name) for name in names if _EXTRA.fullmatch(name)]
+        read = [self._markers.read(key, name) for name in names if EXTRA.fullmatch(name)]
         # A file is added only where it was absent: of two with one name the later one is whole.
         extras = sorted((extra for extra in read if extra), key=lambda extra: extra.committed_at)
         return replace(_merged(first, extras), has_checkpoint="checkpoint" in names)
@@ -183,7 +173,7 @@ class Store:
 
     def trial_keys(self) -> list[str]:
         """Return the keys of all trials that have anything in the store, sorted."""
-        return [name for name in self._storage.names("results") if _KEY.fullmatch(name)]
+        return [name for name in self._storage.names("results") if KEY.fullmatch(name)]
 
     def records(self) -> Iterator[CommittedTrial]:
         """Yield all that is committed, in the order of the keys."""
@@ -201,15 +191,13 @@ class Store:
         Returns:
             Where the markers are now.
         """
-        _require(_KEY, "trial key", key)
-        # COMMITTED.json goes last: without it the others would add to the next result.
-        moved = [self._withdraw(key, name, reason) for name in (*self._extra_names(key), COMMITTED)]
-        return tuple(place for place in moved if place)
+        require(KEY, "trial key", key)
+        return self._markers.quarantine(key, reason)
 
     def _publish_new(self, marker: Marker) -> bool:
         key = marker.result.trial_key
         while (record := self.record(key)) is None:  # again only if a damaged one was in the way
-            if self._publish(COMMITTED, marker):
+            if self._markers.publish(COMMITTED, marker):
                 return True
         return self._commit_extra(record, marker.result)
 
@@ -222,15 +210,12 @@ class Store:
             "artifacts": {name: info for name, info in result.artifacts.items() if name in wanted},
         }
         added = result.model_copy(update=changes)
-        return self._publish(f"EXTRA-{result.attempt}.json", Marker.now(record.spec, added))
-
-    def _publish(self, name: str, marker: Marker) -> bool:
-        path = f"results/{marker.result.trial_key}/{name}"
-        return self._storage.publish_once(path, encode_marker(marker))
+        marker = Marker.now(record.spec, added, after=record.latest_at)
+        return self._markers.publish(f"EXTRA-{result.attempt}.json", marker)
 
     def _verify(self, folder: str, name: str, info: ArtifactInfo) -> None:
         """Refuse a file that is not what the result says."""
-        _require(PLAIN_NAME, "file name", name)
+        require(PLAIN_NAME, "file name", name)
         path = f"{folder}/{name}"
         (num_bytes,) = self._storage.sizes([path])
         if num_bytes != info.num_bytes:
@@ -254,35 +239,6 @@ class Store:
             if num_bytes == infos[name].num_bytes
         }
 
-    def _extra_names(self, key: str) -> list[str]:
-        return [name for name in self._storage.names(f"results/{key}") if _EXTRA.fullmatch(name)]
-
-    def _read_marker(self, key: str, name: str) -> Marker | None:
-        path = f"results/{key}/{name}"
-        data = self._storage.read(path)
-        if data is None:
-            return None
-        try:
-            return decode_marker(data, key)
-        except DamagedMarkerError as error:
-            problem = f"{self._storage.shown(path)} is damaged: {error}"
-        if name == COMMITTED:
-            self.quarantine(key, problem)
-        else:
-            self._withdraw(key, name, problem)
-        return None
-
-    def _withdraw(self, key: str, name: str, reason: str) -> str:
-        """Move one marker away and say so; return its new place, or '' when it was not there."""
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-        place = f"quarantine/{key}/{stamp}-{name}"
-        if not self._storage.move(f"results/{key}/{name}", place):
-            return ""
-        self._storage.publish_once(f"{place}.reason.txt", reason.encode())
-        shown = self._storage.shown(place)
-        _log.warning("%s. Withdrawn to %s: the trial counts as not run.", reason, shown)
-        return shown
-
 
 def _merged(first: Marker, extras: list[Marker]) -> CommittedTrial:
     masks, artifacts = dict(first.result.masks), dict(first.result.artifacts)
@@ -292,9 +248,5 @@ def _merged(first: Marker, extras: list[Marker]) -> CommittedTrial:
         artifacts.update(extra.result.artifacts)
         attempts.update(dict.fromkeys(extra.result.artifacts, extra.result.attempt))
     result = first.result.model_copy(update={"masks": masks, "artifacts": artifacts})
-    return CommittedTrial(first.spec, result, attempts, first.committed_at)
-
-
-def _require(pattern: re.Pattern[str], what: str, given: str) -> None:
-    if not pattern.fullmatch(given):
-        raise ValueError(f"{given!r} is not allowed as {what}; it must match {pattern.pattern}")
+    latest_at = max(marker.committed_at for marker in (first, *extras))
+    return CommittedTrial(first.spec, result, attempts, first.committed_at, latest_at=latest_at)

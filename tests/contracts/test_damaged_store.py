@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from datetime import datetime, timedelta
 
 import pytest
 
+from orchestrator import markers
 from orchestrator.markers import Marker, encode_marker
 from orchestrator.storage import Storage
 from orchestrator.store import DamagedArtifactError, Store
@@ -39,6 +41,54 @@ def test_a_file_that_was_lost_is_replaced(store):
     assert store.has_outputs(trial.key, trial.outputs)
     assert "/a2/" in store.artifact(trial.key, name).uri
     assert store.read(trial.key).primary("select") == 0.9
+
+
+class Fast(datetime):
+    """The clock of a machine that is an hour fast."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + timedelta(hours=1)
+
+
+def test_a_repair_by_a_machine_whose_clock_is_behind_counts(store, monkeypatch):
+    """What is added later is later, whatever the clocks of two machines say."""
+    plain, trial = make_trial(seed=1), make_trial(seed=1, prunes=(100,))
+    assert plain.key == trial.key
+    name = "mask-global-magnitude-100.arrow"
+    store.commit(finish(store.uri, plain, "a0"), plain.spec)
+    with monkeypatch.context() as patch:
+        patch.setattr(markers, "datetime", Fast)
+        store.commit(finish(store.uri, trial, "a1"), trial.spec)
+    for lost, repair in (("a1", "a2"), ("a2", "a3")):
+        Storage(store.uri).delete(file_of(trial, lost, name))
+        assert store.commit(finish(store.uri, trial, repair), trial.spec)
+        assert store.has_outputs(trial.key, trial.outputs)
+        assert f"/{repair}/" in store.artifact(trial.key, name).uri
+
+
+@pytest.mark.parametrize("moment", ["read", "move"])
+def test_a_marker_that_is_committed_meanwhile_stays(store, monkeypatch, moment):
+    """Of two that find a damaged one, the slower does not withdraw what the other commits then."""
+    trial = make_trial()
+    store.commit(make_result(trial, "a1"), trial.spec)
+    Storage(store.uri).replace(marker_of(trial), b"{")
+    slow, whole = Store(store.uri), getattr(Storage, moment)
+    calls = []
+
+    def repaired_meanwhile(storage, path, *to):
+        if storage is not slow._storage or calls or path != marker_of(trial):
+            return whole(storage, path, *to)
+        calls.append(path)
+        seen = whole(storage, path) if moment == "read" else None
+        assert store.commit(make_result(trial, "a2"), trial.spec)
+        return seen if moment == "read" else whole(storage, path, *to)
+
+    monkeypatch.setattr(Storage, moment, repaired_meanwhile)
+    assert slow.read(trial.key).attempt == "a2"
+    assert calls
+    assert store.read(trial.key).attempt == "a2"
+    assert len(quarantined(store, trial.key)) == 1
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_the_race_that_is_left_keeps_the_store_whole(s3):
     first, late = (finish(uri, trial, name, score=0.5) for name in ("a1", "a2"))
     looked, go = threading.Barrier(2), threading.Event()
     zombie = Store(uri)
-    zombie._storage = Stepped(uri, looked, go)
+    zombie._storage = zombie._markers._storage = Stepped(uri, looked, go)
     sleeper = threading.Thread(target=zombie.commit, args=(late, trial.spec))
     sleeper.start()
     looked.wait()
