@@ -20,7 +20,9 @@ from orchestrator.tracking_client import (
     search_each,
 )
 from orchestrator.tracking_verdicts import (
+    Verdict,
     VerdictPlan,
+    drop_copies,
     plan_verdicts,
     wanted_verdicts,
     withdraw,
@@ -89,7 +91,9 @@ class MlflowTracker:
         tags = {"kind": "sweep", "sweep": sweep, "sweep_hash": sweep_hash}
         with explained(uri):
             self.experiment_id = found_or_made_experiment(self.client, uri, experiment)
-            run = self._found_or_made(sweep_condition(sweep, sweep_hash), f"sweep:{sweep}", tags)
+            condition = sweep_condition(sweep, sweep_hash)
+            run = find_one(self.client, self.experiment_id, condition)
+            run = run or self._made_parent(condition, f"sweep:{sweep}", tags)
         self.parent_id: str = run.info.run_id
 
     def check(self) -> None:
@@ -178,13 +182,17 @@ class MlflowTracker:
             replicate: What a replicate is, so which quantity is estimated (method rule 2).
             transfers: Judged tables on both splits; kept whole as ``transfer.json`` as well.
         """
-        plan = self.plan_verdicts(judged, rule, replicate, transfers)
+        wanted = self._wanted_verdicts(judged, rule, replicate, transfers)
+        ids = self.client, self.experiment_id, self.sweep
         with explained(self.uri):
+            plan = plan_verdicts(*ids, wanted, self._count)
             withdraw(self.client, plan)
             self.num_done += plan.num_kept
             for verdict in plan.missing:
                 write_verdict(self.client, self.experiment_id, verdict)
                 self.num_done += 1
+            if plan.missing:  # another process may have written the same ones meanwhile
+                drop_copies(*ids, wanted, self._count)
         if transfers:
             self.log_transfers(transfers)
 
@@ -201,9 +209,7 @@ class MlflowTracker:
         transfers: Sequence[TransferTable] = (),
     ) -> VerdictPlan:
         """Return what ``log_verdicts`` would do; nothing is written."""
-        common = {"default_rule": rule, "replicate": replicate}
-        common["mlflow.parentRunId"] = self.parent_id
-        wanted = wanted_verdicts(self.sweep, self._sweep_hash, common, judged, transfers)
+        wanted = self._wanted_verdicts(judged, rule, replicate, transfers)
         with explained(self.uri):
             return plan_verdicts(self.client, self.experiment_id, self.sweep, wanted, self._count)
 
@@ -238,6 +244,29 @@ class MlflowTracker:
         """Close the sweep's parent run."""
         with explained(self.uri):
             self.client.set_terminated(self.parent_id, "FINISHED" if succeeded else "FAILED")
+
+    def _wanted_verdicts(
+        self,
+        judged: Iterable[Judged],
+        rule: str,
+        replicate: str,
+        transfers: Sequence[TransferTable],
+    ) -> dict[str, Verdict]:
+        common = {"default_rule": rule, "replicate": replicate}
+        common["mlflow.parentRunId"] = self.parent_id
+        return wanted_verdicts(self.sweep, self._sweep_hash, common, judged, transfers)
+
+    def _made_parent(self, condition: str, name: str, tags: dict[str, str]) -> Run:
+        """Make the sweep's run; where another process makes one at once, both use the first.
+
+        Only this process's own goes to the trash: the other one may be in use.
+        """
+        own = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+        first, _ = told_apart(self.client.search_runs([self.experiment_id], condition))
+        if first is None or first.info.run_id == own.info.run_id:
+            return own
+        self.client.delete_run(own.info.run_id)
+        return first
 
     def _count(self) -> None:
         self.num_done += 1

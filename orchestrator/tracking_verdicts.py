@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from mlflow.entities import LifecycleStage, Metric, Run
+from mlflow.exceptions import MlflowException
 
 from orchestrator.judging import Judged
 from orchestrator.tracking_client import quoted, search_all
@@ -19,6 +20,7 @@ from orchestrator.transfer_judging import TransferTable
 from search_spaces.canonical import content_key
 
 _OURS = frozenset({"sparsity", "num_removed", *NUMBERS, *OF_CELLS})  # metrics; others are people's
+_PARENT = "mlflow.parentRunId"
 _OUR_TAGS = ("beats.", "rule.")  # how names begin of which a verdict may have more or fewer
 
 
@@ -105,7 +107,7 @@ def plan_verdicts(
             changed.append(run)
         elif run.data.tags.get("superseded") != "true":
             past.append(run)
-    words = {run.data.tags["verdict_key"]: _words(run) for run in reversed(changed)}
+    words = {run.data.tags["verdict_key"]: _words(run) for run in changed}  # the newest's stay
     missing = [
         replace(verdict, tags={**words.get(key, {}), **verdict.tags})
         for key, verdict in wanted.items()
@@ -117,10 +119,42 @@ def plan_verdicts(
 def withdraw(client: MlflowClient, plan: VerdictPlan) -> None:
     """Take back what no longer holds."""
     for run in plan.changed:  # MLflow cannot take a metric away, so the run goes
-        client.delete_run(run.info.run_id)
+        delete_once(client, run.info.run_id)
     for run in plan.past:
         tags = {"contiguous": "false"} if "contiguous" in run.data.tags else {}
         log_rows(client, run.info.run_id, [], {}, {**tags, "superseded": "true"})
+
+
+def drop_copies(
+    client: MlflowClient,
+    experiment_id: str,
+    sweep: str,
+    wanted: Mapping[str, Verdict],
+    on_page: Callable[[], None] = lambda: None,
+) -> None:
+    """Withdraw verdict runs that two processes have written at once, all but the first of each.
+
+    To be called after writing. Runs that are not finished are left alone: whoever writes them
+    looks too, when they are whole. All processes keep the same run, so none is lost.
+    """
+    seen = set[str]()
+    kinds = sorted({verdict.tags["kind"] for verdict in wanted.values()})
+    for run in _verdict_runs(client, experiment_id, sweep, on_page, kinds):
+        key = run.data.tags.get("verdict_key", "")
+        if key not in wanted or not _says(run, wanted[key]):
+            continue
+        if key in seen:
+            delete_once(client, run.info.run_id)
+        seen.add(key)
+
+
+def delete_once(client: MlflowClient, run_id: str) -> None:
+    """Move a run to MLflow's trash, unless another process has done so meanwhile."""
+    try:
+        client.delete_run(run_id)
+    except MlflowException:
+        if client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE:
+            raise
 
 
 def write_verdict(client: MlflowClient, experiment_id: str, verdict: Verdict) -> None:
@@ -134,11 +168,17 @@ def write_verdict(client: MlflowClient, experiment_id: str, verdict: Verdict) ->
 
 
 def _verdict_runs(
-    client: MlflowClient, experiment_id: str, sweep: str, on_page: Callable[[], None]
+    client: MlflowClient,
+    experiment_id: str,
+    sweep: str,
+    on_page: Callable[[], None],
+    kinds: Sequence[str] = ("verdict", TRANSFER_VERDICT),
 ) -> list[Run]:
+    """Return the verdict runs of a sweep's name, oldest first."""
     name = f"tags.sweep = {quoted(sweep)}"
-    asked = [f"tags.kind = '{kind}' and {name}" for kind in ("verdict", TRANSFER_VERDICT)]
-    return [run for one in asked for run in search_all(client, experiment_id, one, on_page=on_page)]
+    asked = [f"tags.kind = '{kind}' and {name}" for kind in kinds]
+    runs = [run for one in asked for run in search_all(client, experiment_id, one, on_page=on_page)]
+    return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
 def _words(run: Run) -> dict[str, str]:
@@ -156,6 +196,12 @@ def _holds(run: Run, verdict: Verdict) -> bool:
     wanted = {name: as_kept(value) for name, value in verdict.metrics.items()}
     there = {name: as_kept(value) for name, value in run.data.metrics.items() if _is_ours(name)}
     return is_same and wanted == there and run.info.status == "FINISHED"
+
+
+def _says(run: Run, verdict: Verdict) -> bool:
+    """Whether a run holds but for its parent, of which two processes may have made two."""
+    parent = {name: run.data.tags[name] for name in (_PARENT,) if name in run.data.tags}
+    return _holds(run, replace(verdict, tags={**verdict.tags, **parent}))
 
 
 def _is_ours(metric: str) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from mlflow import MlflowClient
 
+from orchestrator import tracking
 from orchestrator import tracking_verdicts as verdicts
 from orchestrator.queries import best, sweeps
 from orchestrator.tracking import MlflowTracker
@@ -136,6 +139,73 @@ def test_a_half_written_verdict_is_no_ticket_and_is_written_anew(
     log(tracker, winning_world())
     assert sparsities(uri, "half") == [0.2]
     assert len(runs_of(uri, "half", "tags.kind = 'verdict'")) == 2 * 5
+
+
+@pytest.mark.parametrize("is_trashed", [False, True])
+def test_two_processes_at_once_write_no_verdict_twice(
+    uri: str, monkeypatch: pytest.MonkeyPatch, is_trashed: bool
+) -> None:
+    """The later one withdraws the copies, also where the other one is doing just that."""
+    name = f"at once {is_trashed}"
+    first, second = (MlflowTracker(uri, name, "small", "hash") for _ in range(2))
+    look, trash = tracking.plan_verdicts, MlflowClient.delete_run
+
+    def looked_at_once(*args: Any) -> verdicts.VerdictPlan:
+        plan = look(*args)
+        monkeypatch.setattr(tracking, "plan_verdicts", look)
+        log(second, small_world())
+        return plan
+
+    def trashed_meanwhile(client: MlflowClient, run_id: str) -> None:
+        for _ in range(1 + is_trashed):
+            trash(client, run_id)
+
+    monkeypatch.setattr(tracking, "plan_verdicts", looked_at_once)
+    monkeypatch.setattr(MlflowClient, "delete_run", trashed_meanwhile)
+    log(first, small_world())
+    runs = runs_of(uri, name, "tags.kind = 'verdict'")
+    assert len(runs) == len({run.data.tags["verdict_key"] for run in runs}) == 2 * 5
+    log(first, small_world())
+    log(second, small_world())
+    again = runs_of(uri, name, "tags.kind = 'verdict'")
+    assert {run.info.run_id for run in again} == {run.info.run_id for run in runs}
+
+
+def test_of_copies_every_process_keeps_the_same(uri: str) -> None:
+    """The one that began first; one that somebody still writes is left to whoever writes it."""
+    log(MlflowTracker(uri, "copies", "small", "hash"), small_world())
+    client, before = MlflowClient(uri), runs_of(uri, "copies", "tags.kind = 'verdict'")
+    run, wanted = before[0], dict[str, verdicts.Verdict]()
+    experiment_id, begun = run.info.experiment_id, run.info.start_time
+    for shift in (-1, 1):
+        copy = client.create_run(experiment_id, begun + shift, run.data.tags)
+        for metric, value in run.data.metrics.items():
+            client.log_metric(copy.info.run_id, metric, value)
+        if shift < 0:
+            client.set_terminated(copy.info.run_id)
+            first = copy.info.run_id
+        else:
+            unfinished = copy.info.run_id
+    key = run.data.tags["verdict_key"]
+    wanted[key] = verdicts.Verdict(run.info.run_name, run.data.metrics, run.data.tags)
+    for _ in range(2):
+        verdicts.drop_copies(client, experiment_id, "small", wanted)
+        left = runs_of(uri, "copies", f"tags.verdict_key = '{key}'")
+        assert {one.info.run_id for one in left} == {first, unfinished}
+
+
+def test_two_processes_at_once_make_one_parent(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that was made first, also where a process had looked before that."""
+    made: list[MlflowTracker] = []
+
+    def looked_at_once(*_: Any) -> None:
+        monkeypatch.undo()
+        made.append(MlflowTracker(uri, "parents", "small", "hash"))
+
+    monkeypatch.setattr(tracking, "find_one", looked_at_once)
+    made.append(MlflowTracker(uri, "parents", "small", "hash"))
+    (parent,) = runs_of(uri, "parents", "tags.kind = 'sweep'")
+    assert {one.parent_id for one in made} == {parent.info.run_id}
 
 
 def test_best_leaves_out_what_another_version_wrote(
