@@ -12,9 +12,14 @@ STORE_SCHEMES = (*_BUCKET_SCHEMES, "abfs", "abfss", "hdfs", "viewfs", "hf", "fil
 _FSSPEC = "fsspec+"  # pyarrow hands these to the package fsspec, which knows many schemes
 _SQLITE = "sqlite:///"  # what follows is the path of a file
 _SECRETS = (
-    "password|passwd|passphrase|pwd|token|secret|secret_key|access_key|account_key|api_?key|"
+    "password|passwd|passphrase|pwd|token|secret|secret_?key|access_?key|account_?key|api_?key|"
     "signature|sig|credential"
 )
+_QUOTED = r'"(?:[^"\\]|\\.)*"' + "|" + r"'(?:[^'\\]|\\.)*'"
+# Without marks around it a value ends with a space, or a mark after which no word goes on.
+_OPTION = rf"""(?i)({_SECRETS})=(?:{_QUOTED}|(?:[^&\s'"]|['"](?=\w))*)"""
+_FIELD = rf"""(?i)(["'](?:[\w-]*[_-])?(?:{_SECRETS})["']\s*:\s*)(?:{_QUOTED})"""
+_HEADER = r"""(?i)(authorization["']?\s*[:=,]\s*["']?(?:basic|bearer|token|apikey)\s+)[^\s"',]+"""
 
 
 def cache_folder() -> Path:
@@ -59,7 +64,9 @@ def absolute(path: str) -> str:
 
 
 def masked(text: str) -> str:
-    """Return a URI, or a text with URIs and headers in it, without the credentials."""
+    """Return a URI, or a text with URIs, headers and JSON in it, without the credentials."""
     text = re.sub(r":(//)?\S*@", r":\1***@", text)
     text = re.sub(r"(?i)\b(bearer) [\w.+/=-]{8,}", r"\1 ***", text)
-    return re.sub(rf"(?i)({_SECRETS})=[^&\s'\"]*", r"\1=***", text)
+    text = re.sub(_HEADER, r"\1***", text)
+    text = re.sub(_FIELD, r'\1"***"', text)
+    return re.sub(_OPTION, r"\1=***", text)
