@@ -33,6 +33,7 @@ from orchestrator.storage import Storage
 from search_spaces.canonical import short
 from search_spaces.errors import UserError
 
+_SWEEPS, _LEASE = "sweeps", "LEASE.json"
 _TRIES = 10  # to write a lease where one comes and goes
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,20 @@ class Timing:
 
 def lease_path(name: str, sweep_hash: str) -> str:
     """Return where a sweep's lease lies below the store."""
-    return f"sweeps/{name}-{short(sweep_hash)}/LEASE.json"
+    return f"{_SWEEPS}/{name}-{short(sweep_hash)}/{_LEASE}"
+
+
+def others_drive(storage: Storage) -> bool:
+    """Whether a process other than this one may drive a sweep on a store.
+
+    A lease that was left behind counts, unless its process was of this machine.
+
+    Raises:
+        UserError: The store cannot be read.
+    """
+    leases = (storage.read(f"{_SWEEPS}/{name}/{_LEASE}") for name in storage.names(_SWEEPS))
+    records = [decode_lease(found) for found in leases if found is not None]
+    return any(record is None or not (record.is_own or record.has_ended) for record in records)
 
 
 class Lease:

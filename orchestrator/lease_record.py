@@ -71,6 +71,11 @@ class LeaseRecord(Frozen):
         return self.model_dump_json(indent=1).encode() + b"\n"
 
     @property
+    def is_own(self) -> bool:
+        """Whether this process is the holder."""
+        return (self.machine, self.pid) == (this_machine(), os.getpid())
+
+    @property
     def has_ended(self) -> bool:
         """Whether the holder is surely gone: a process of this machine that is no more."""
         return is_gone(self.machine, self.pid, self.pid_started)

@@ -9,6 +9,8 @@ from typing import TypeVar
 from orchestrator.graph import TrialGraph
 from orchestrator.journal import Journal
 from orchestrator.journal_file import BrokenJournalError
+from orchestrator.lease import others_drive
+from orchestrator.storage import Storage
 from orchestrator.store import CommittedTrial, Store
 from orchestrator.sweep_context import SweepContext
 
@@ -42,10 +44,14 @@ def mended(context: SweepContext, store: Store, look: Callable[[], T]) -> T:
 def drop_orphans(store: Store, committed: Mapping[str, CommittedTrial]) -> None:
     """Delete the checkpoints of trials that are done: their drivers died before they could.
 
+    Nothing is deleted while another sweep is driven on the store: it may train one of these trials
+    once more, for a mask that this sweep does not want.
+
     Args:
         store: Has them.
         committed: What it holds of a sweep's trials that need not run, by key.
     """
-    for key, record in committed.items():
-        if record.has_checkpoint:
+    left = [key for key, record in committed.items() if record.has_checkpoint]
+    if left and not others_drive(Storage(store.uri)):
+        for key in left:
             store.drop_checkpoint(key)

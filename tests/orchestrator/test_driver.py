@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.journal import Journal
+from orchestrator.lease import lease_path
+from orchestrator.lease_record import LeaseRecord
 from orchestrator.returned import new_attempt
+from orchestrator.storage import Storage
 from search_spaces.contracts import Compute, TrialState
 from search_spaces.errors import UserError
 from tests.orchestrator.dags import dags
@@ -205,3 +208,18 @@ def test_checkpoints_of_finished_trials_are_deleted(world):
         (place / "MANIFEST.json").write_text("{}")
     assert world.run([first, second]).succeeded
     assert not any(place.exists() for place in places)
+
+
+def test_checkpoints_stay_while_another_sweep_is_driven_on_the_store(world):
+    """It may train a finished trial once more, for a mask of its own; later they do go."""
+    trial = make_trial(seed=0)
+    world.run([trial])
+    place = Path(world.store.uri, "results", trial.key, "checkpoint")
+    place.mkdir(parents=True)
+    (place / "MANIFEST.json").write_text("{}")
+    storage = Storage(world.store.uri)
+    own, path = LeaseRecord.new(60.0), lease_path("other", "h" * 64)
+    storage.replace(path, own.model_copy(update={"machine": "node7 b s"}).encode())
+    assert world.run([trial]).succeeded and place.exists()
+    storage.replace(path, own.encode())
+    assert world.run([trial]).succeeded and not place.exists()
