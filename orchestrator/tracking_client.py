@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.canonical import content_key
 from search_spaces.errors import UserError
-from search_spaces.places import at_home, masked
+from search_spaces.places import at_home, masked, tracking_problem
 
 ANSWER_TIMEOUT_S = 10.0
 _PAGE = 1000
@@ -53,11 +53,8 @@ def open_client(uri: str, timeout_s: float = ANSWER_TIMEOUT_S) -> MlflowClient:
     uri = at_home(uri)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
-    if "://" not in uri or uri.startswith("file:"):
-        raise UserError(
-            f"tracking.uri: '{masked(uri)}' is a folder, and MLflow no longer keeps runs in "
-            "folders. Write 'sqlite:///mlflow.db', or the URI of a server or database."
-        )
+    if problem := tracking_problem(uri):
+        raise UserError(f"tracking.uri: {problem}.")
     if uri.startswith("sqlite:///"):
         _make_parent(uri)
     for name, value in _SETTINGS.items():

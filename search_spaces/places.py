@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from importlib import metadata
 from pathlib import Path
 
 CACHE_VARIABLE = "TICKETS_CACHE"
 _BUCKET_SCHEMES = ("s3", "gs", "gcs")
 STORE_SCHEMES = (*_BUCKET_SCHEMES, "abfs", "abfss", "hdfs", "viewfs", "hf", "file", "local", "mock")
+_TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks", "uc")
 _FSSPEC = "fsspec+"  # pyarrow hands these to the package fsspec, which knows many schemes
 _SQLITE = "sqlite:///"  # what follows is the path of a file
 _SECRETS = (
@@ -56,6 +58,22 @@ def store_problem(place: str) -> str:
     if scheme == "file" and (host or not rest.startswith("/")):
         return f"is '{masked(place)}', but must have the whole path of a folder: file:///FOLDER"
     return ""
+
+
+def tracking_problem(uri: str) -> str:
+    """Return what keeps a text from being an MLflow tracking URI, as far as it says itself."""
+    scheme, mark, _ = uri.partition("://")
+    if not mark or uri.startswith("file:"):
+        return (
+            f"'{masked(uri)}' is a folder, and MLflow no longer keeps runs in folders. "
+            "Write 'sqlite:///mlflow.db', or the URI of a server or database"
+        )
+    plugins = (one.name for one in metadata.entry_points(group="mlflow.tracking_store"))
+    known = sorted({*_TRACKING_SCHEMES, *plugins} - {"file"})
+    if scheme.partition("+")[0] in known:  # a database's driver may follow a plus
+        return ""
+    names = ", ".join(f"{name}://" for name in known)
+    return f"is '{masked(uri)}', but must begin with one of {names}"
 
 
 def absolute(path: str) -> str:

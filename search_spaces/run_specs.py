@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from search_spaces.canonical import Frozen
-from search_spaces.places import at_home, store_problem
+from search_spaces.places import at_home, store_problem, tracking_problem
 
 RuleName = Literal["noninferior", "subnetwork_std", "full_std", "overlap", "strict"]
 Place = Annotated[str, AfterValidator(at_home)]  # where a sweep keeps things
@@ -165,6 +165,13 @@ class TrackingSpec(Frozen):
 
     uri: Place = Field(default="sqlite:///mlflow.db", description="MLflow tracking URI.")
     experiment: str | None = Field(default=None, description="Default: the sweep's name.")
+
+    @field_validator("uri")
+    @classmethod
+    def _can_be_one(cls, uri: str) -> str:
+        if problem := tracking_problem(uri):
+            raise ValueError(problem)
+        return uri
 
 
 def check_batch(batch_size: int, resources: ResourcesSpec) -> None:

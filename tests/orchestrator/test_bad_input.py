@@ -89,6 +89,10 @@ FAULTS: dict[str, tuple[Change, list[str]]] = {
         put("schedule", value={"kind": "geometric", "rate": 0.2, "rounds": 0}),
         ["schedule.rounds", "is 0", "must be >= 1"],
     ),
+    "tracking scheme": (
+        put("tracking", "uri", value="foo://x"),
+        ["sweep.yaml: tracking.uri", "'foo://x'", "must begin with one of", "sqlite://"],
+    ),
     "too few seeds": (
         put("seeds", value=[1, 2]),
         ["verdict", "noninferior needs at least 3 seeds", "has 2"],

@@ -233,7 +233,7 @@ def test_a_folder_is_refused_with_advice(folder: str) -> None:
 
 
 def test_an_unknown_kind_of_uri_is_refused() -> None:
-    with pytest.raises(UserError, match="'bogus://x' does not answer"):
+    with pytest.raises(UserError, match="'bogus://x', but must begin with one of"):
         open_client("bogus://x")
 
 
