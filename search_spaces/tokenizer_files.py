@@ -10,9 +10,18 @@ from typing import Any
 
 from search_spaces.canonical import content_key
 from search_spaces.errors import Fault, SpecError
+from search_spaces.special_tokens import (
+    Pairs,
+    beside_vocabulary,
+    default_tokens,
+    other_added,
+    other_tokens,
+)
 
 WHOLE = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
+NAMED = "special_tokens_map.json"
+ADDED = "added_tokens.json"
 VOCABULARIES = ("vocab.json", "merges.txt", "sentencepiece.bpe.model", "vocab.txt")
 # These classes of transformers take everything but the side of truncation from tokenizer.json;
 # the others build normalizer and pre-tokenizer from the settings, by default as BERT and RoBERTa.
@@ -24,8 +33,8 @@ _NO_NORMALIZER = {"lowercase": False, "strip_accents": False, "handle_chinese_ch
 def tokenizer_sha256(folder: Path) -> str:
     """Return the sha256 of what turns text into tokens.
 
-    That is tokenizer.json where there is one, else the vocabulary files and whether text is
-    lower-cased.
+    That is tokenizer.json where there is one, else the vocabulary files, whether text is
+    lower-cased, and what else is set otherwise than by default.
 
     Raises:
         SpecError: There is no tokenizer, or its settings contradict tokenizer.json: they would
@@ -33,19 +42,21 @@ def tokenizer_sha256(folder: Path) -> str:
     """
     whole = folder / WHOLE
     if whole.is_file():
-        _check_settings(folder, _read(whole), _settings(folder))
+        _check_settings(folder, _read(whole))
         return hashlib.sha256(whole.read_bytes()).hexdigest()
     files = [folder / name for name in VOCABULARIES if (folder / name).is_file()]
     if not files:
         problem = f"holds no {WHOLE} and no vocabulary file."
         raise _fault(folder, problem, "Copy the tokenizer's files beside the weights.")
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    lower_cases = bool(_settings(folder).get("do_lower_case", True))
-    return content_key({"files": hashes, "do_lower_case": lower_cases})
+    settings, named, added = (_optional(folder / name) for name in (SETTINGS, NAMED, ADDED))
+    lower_cases = bool(settings.get("do_lower_case", True))
+    others = beside_vocabulary(settings, named, added, is_word_pieces="vocab.txt" in hashes)
+    parts = {"files": hashes, "do_lower_case": lower_cases}
+    return content_key(parts | ({"settings": others} if others else {}))
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / SETTINGS
+def _optional(path: Path) -> dict[str, Any]:
     return _read(path) if path.is_file() else {}
 
 
@@ -59,37 +70,44 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _check_settings(folder: Path, whole: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    found = _sides(whole, settings)
+def _check_settings(folder: Path, whole: Mapping[str, Any]) -> None:
+    settings, named, added = (_optional(folder / name) for name in (SETTINGS, NAMED, ADDED))
+    found, defaults = _sides(whole, settings), Pairs()
     if settings.get("tokenizer_class") not in _GENERIC:
         found |= _bert_fields(whole, settings) | _prefix_space(whole, settings)
+        defaults = default_tokens(whole, settings, named)
+    defaults |= {field: found.pop(field) for field in [*found] if field not in settings}
+    found |= other_tokens(whole, settings)
     faults = [
+        *_faults(folder / SETTINGS, found),
+        *_faults(folder / SETTINGS, defaults, "is by default"),
+        *_faults(folder / NAMED, other_tokens(whole, named)),
+        *_faults(folder / ADDED, other_added(whole, added)),
+    ]
+    if faults:
+        raise SpecError(faults)
+
+
+def _faults(path: Path, found: Pairs, verb: str = "is") -> list[Fault]:
+    return [
         Fault(
-            str(folder / SETTINGS),
+            str(path),
             field,
-            f"{_given(field, settings, given)}, but {WHOLE} has {json.dumps(there)}: "
+            f"{verb} {json.dumps(given)}, but {WHOLE} has {json.dumps(there)}: "
             "the setting would win unnoticed.",
             f"Write the value of {WHOLE}, or save the tokenizer anew with save_pretrained.",
         )
         for field, (given, there) in found.items()
         if given != there
     ]
-    if faults:
-        raise SpecError(faults)
 
 
-def _given(field: str, settings: Mapping[str, Any], value: Any) -> str:
-    return f"{'is' if field in settings else 'is by default'} {json.dumps(value)}"
-
-
-def _sides(whole: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _sides(whole: Mapping[str, Any], settings: Mapping[str, Any]) -> Pairs:
     there = str((whole.get("truncation") or {}).get("direction", "right")).lower()
     return {"truncation_side": (settings.get("truncation_side", there), there)}
 
 
-def _bert_fields(
-    whole: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[str, tuple[Any, Any]]:
+def _bert_fields(whole: Mapping[str, Any], settings: Mapping[str, Any]) -> Pairs:
     """Return each setting of BERT's normalizer, and what tokenizer.json has."""
     if (whole.get("model") or {}).get("type") != "WordPiece":
         return {}
@@ -110,9 +128,7 @@ def _bert_fields(
     return {name: (given[name], value) for name, value in values.items()}
 
 
-def _prefix_space(
-    whole: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[str, tuple[Any, Any]]:
+def _prefix_space(whole: Mapping[str, Any], settings: Mapping[str, Any]) -> Pairs:
     found = _part(whole.get("pre_tokenizer"), "pretokenizers", "ByteLevel")
     if found is None:
         return {}

@@ -167,7 +167,10 @@ def test_random_layerwise_points_at_the_ticket_of_its_level_and_seed() -> None:
 
 @pytest.mark.parametrize("kind", ["reinit-all", "reinit-prunable", "layer-shuffle"])
 def test_controls_with_another_start_keep_the_mask_of_their_ticket(kind: str) -> None:
-    """Same mask, recipe and seed as the ticket of their level; only the start differs."""
+    """Same mask, recipe and seed as the ticket of their level; only the start differs.
+
+    And of shuffled layers the trainer's version, which a correction raised.
+    """
     trials = trials_of(controls=[kind])
     tickets = {
         (role.seed, role.level_index): trial.spec
@@ -181,7 +184,9 @@ def test_controls_with_another_start_keep_the_mask_of_their_ticket(kind: str) ->
         role = trial.main_role
         start = OtherStart.model_validate({"kind": kind, "seed": role.seed})
         ticket = tickets[role.seed, role.level_index]
-        assert trial.spec == ticket.model_copy(update={"start": start})
+        version = 3 if kind == "layer-shuffle" else ticket.code_version
+        changes = {"start": start, "code_version": version}
+        assert trial.spec == ticket.model_copy(update=changes)
         assert trial.key != ticket.key
 
 
