@@ -51,8 +51,9 @@ def tracker_of(context: SweepContext) -> MlflowTracker:
 
 def ended(context: SweepContext, store: Store) -> tuple[dict[str, TrialResult], dict[str, str]]:
     """Return a sweep's committed results, and why its other trials failed or are blocked."""
-    found = {trial.key: store.read(trial.key) for trial in context.trials}
-    results = {key: result for key, result in found.items() if result is not None}
+    keys = [trial.key for trial in context.trials]
+    found = zip(keys, store.for_each(store.read, keys), strict=True)
+    results = {key: result for key, result in found if result is not None}
     if not context.journal_path.exists():
         return results, {}
     with open_reader(context.journal_path) as reader:

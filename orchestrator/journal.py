@@ -266,13 +266,15 @@ class Journal(JournalReader):
 
 def usable(graph: TrialGraph, store: Store) -> dict[str, CommittedTrial]:
     """Return what the store holds of the trials that need not run, by key."""
+
+    def look(key: str) -> CommittedTrial | None:
+        record = store.record(key)
+        return record if record and not store.missing(record, graph[key].outputs) else None
+
     known = set(store.trial_keys())
-    found = {}
-    for key, trial in graph.trials.items():
-        record = store.record(key) if key in known else None
-        if record and not store.missing(record, trial.outputs):
-            found[key] = record
-    return found
+    keys = [key for key in graph.trials if key in known]
+    found = zip(keys, store.for_each(look, keys), strict=True)
+    return {key: record for key, record in found if record}
 
 
 def _row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
@@ -154,9 +154,16 @@ def make_plan(
     with without_collecting():
         graph = TrialGraph(trials)
         gangs = {key: compute_for(graph[key]) for key in graph}
+
+    def look(key: str) -> tuple[CommittedTrial, tuple[str, ...]] | None:
+        record = store.record(key)
+        return (record, store.missing(record, graph[key].outputs)) if record else None
+
     stored = set(store.trial_keys())
-    records = {key: record for key in graph if key in stored and (record := store.record(key))}
-    lacking = {key: store.missing(record, graph[key].outputs) for key, record in records.items()}
+    keys = [key for key in graph if key in stored]
+    found = [(key, *one) for key, one in zip(keys, store.for_each(look, keys), strict=True) if one]
+    records = {key: record for key, record, _ in found}
+    lacking = {key: names for key, _, names in found}
     done = {key for key, names in lacking.items() if not names}
     speeds = _speeds(graph, store, records, done, gangs)
     left_out = skipped or {}
@@ -184,16 +191,9 @@ def _speeds(
     needed = {speed_class(graph[key].spec, gangs[key]) for key in graph if key not in done}
     if needed <= set(speeds):
         return speeds
-    others = measure((record.spec, record.result) for record in _others(store, graph))
-    return others | speeds
-
-
-def _others(store: Store, graph: TrialGraph) -> Iterator[CommittedTrial]:
     foreign = (key for key in store.trial_keys() if key not in graph)
-    for key in islice(foreign, NUM_SCANNED_RECORDS):
-        record = store.record(key)
-        if record:
-            yield record
+    scanned = store.for_each(store.record, list(islice(foreign, NUM_SCANNED_RECORDS)))
+    return measure((record.spec, record.result) for record in scanned if record) | speeds
 
 
 def _reuse_row(trial: Trial, record: CommittedTrial) -> PlanRow:

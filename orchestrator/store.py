@@ -12,10 +12,12 @@ Layout below the store's URI::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from orchestrator.marker_files import COMMITTED, EXTRA, KEY, MarkerFiles, require
 from orchestrator.markers import PLAIN_NAME, Marker
@@ -31,6 +33,10 @@ from search_spaces.contracts import (
 from search_spaces.errors import UserError
 from search_spaces.places import masked
 from search_spaces.trial import Outputs, TrialSpec
+
+T = TypeVar("T")
+U = TypeVar("U")
+_MOST_AT_ONCE = 16
 
 
 class DamagedArtifactError(Exception):
@@ -180,6 +186,24 @@ class Store:
         for key in self.trial_keys():
             if (record := self.record(key)) is not None:
                 yield record
+
+    def for_each(self, look: Callable[[T], U], items: Sequence[T]) -> list[U]:
+        """Return what a look at each item finds, in the order of the items.
+
+        On an object store, where each request takes its time, several look at once. Of several
+        errors the first in that order is raised, and no further item is looked at.
+
+        Args:
+            look: Reads from this store; may be called on several threads.
+            items: What to look at, such as keys of trials.
+        """
+        if self.folder or len(items) < 2:
+            return [look(item) for item in items]
+        pool = ThreadPoolExecutor(_MOST_AT_ONCE, "store")
+        try:
+            return list(pool.map(look, items))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def quarantine(self, key: str, reason: str) -> tuple[str, ...]:
         """Withdraw a trial's markers, so that it is run again; its files stay where they are.

@@ -13,7 +13,7 @@ from orchestrator.store import Store
 from search_spaces.contracts import below
 from search_spaces.errors import UserError
 from search_spaces.trial import Outputs, PruneOutput
-from tests.orchestrator.factories import finish, leave_artifacts, make_trial
+from tests.orchestrator.factories import finish, leave_artifacts, make_result, make_trial
 
 _numbers = itertools.count()
 
@@ -164,3 +164,31 @@ def test_a_checkpoint_goes_when_its_trial_is_committed(store: Store) -> None:
         store.drop_checkpoint(trial.key)
     assert not store.record(trial.key).has_checkpoint
     assert store.read(trial.key) is not None
+
+
+def test_looks_at_many_trials_come_in_order_and_so_do_errors(store: Store) -> None:
+    trials = [make_trial(seed=seed) for seed in range(5)]
+    for trial in trials:
+        store.commit(make_result(trial, f"a{trial.spec.seed}"), trial.spec)
+    keys = [trial.key for trial in trials]
+    found = store.for_each(store.read, keys)
+    assert [result and result.trial_key for result in found] == keys
+    assert store.for_each(store.read, []) == []
+    looked: list[int] = []
+
+    def look(number: int) -> int:
+        looked.append(number)
+        if number in (3, 5):
+            raise UserError(f"number {number}")
+        return number
+
+    with pytest.raises(UserError, match="number 3"):
+        store.for_each(look, range(10_000))
+    assert len(looked) < 10_000
+
+
+def test_an_object_store_is_looked_at_several_times_at_once(s3: str) -> None:
+    """The first look waits for the second: one after the other they would never end."""
+    together = threading.Barrier(2, timeout=60)
+    store = Store(below(s3, f"store-{next(_numbers)}"))
+    store.for_each(lambda _: together.wait(), range(2))
