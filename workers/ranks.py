@@ -80,9 +80,8 @@ def connect(env: RankEnv) -> None:
         timeout=wait,
         device_id=torch.device("cuda", env.local_rank) if on_gpu else None,
     )
-    deepspeed.init_distributed(
-        backend, timeout=wait, verbose=False
-    )  # takes the group that is there
+    # finds this group and makes none
+    deepspeed.init_distributed(backend, timeout=wait, verbose=False)
 
 
 @contextmanager
