@@ -161,7 +161,8 @@ def test_references_that_lead_nowhere_say_what_there_is(tmp_path: Path, world: W
     ]
     assert len(told) == len(wanted)
     for index, (line, part) in enumerate(zip(told, wanted, strict=True)):
-        assert line.startswith(f"sweep: transfer.sources[{index}].mask: ") and part in line
+        field = f"{tmp_path}/moves.yaml: transfer.sources[{index}].mask: "
+        assert line.startswith(field) and part in line
 
 
 def test_seeds_that_the_ticket_lacks_are_refused(tmp_path: Path, world: World) -> None:
