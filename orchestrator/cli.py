@@ -30,6 +30,7 @@ from orchestrator import (
     validate_command,
     watch_commands,
 )
+from orchestrator.arguments import AsJson, SweepPath
 from orchestrator.choices import planned
 from orchestrator.console import make_console
 from orchestrator.driver_life import away_line
@@ -53,8 +54,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 # The order of the help: looking before running.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from orchestrator.arguments import AsJson
 from orchestrator.compare import (
     MaskOverlap,
     MatrixPair,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:  # NumPy and Arrow; --help needs neither
 
 app = typer.Typer()
 MASK = ".arrow"
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 First = Annotated[str, typer.Argument(metavar="A", help=f"{GRAMMAR}; or a mask file, *.arrow.")]
 Second = Annotated[str, typer.Argument(metavar="B", help="The other one, written the same way.")]
 

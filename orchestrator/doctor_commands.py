@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from orchestrator.arguments import AsJson
 from orchestrator.console import make_console
 from search_spaces.loading import load_sweep
 
@@ -20,7 +21,7 @@ def doctor(
         Path | None,
         typer.Argument(metavar="[SWEEP]", help="The sweep's YAML file; else only this machine."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look whether a sweep could run here, and say what to do; exit code 1 if it could not."""
     from orchestrator.doctor import examine

@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from orchestrator.whole_files import sync_folder
 from search_spaces.canonical import Frozen
 from search_spaces.errors import UserError
 
@@ -74,7 +75,7 @@ class Inbox:
                 file.flush()
                 os.fsync(file.fileno())
             draft.rename(target)
-            _sync(self.folder)
+            sync_folder(self.folder)
         except OSError as error:
             raise UserError(
                 f"{self.folder}: the command cannot be left for the sweep ({error}). "
@@ -139,12 +140,3 @@ class Inbox:
         if path.name not in self._told:
             self._told.add(path.name)
             _LOG.warning("The command %s is not carried out: %s", path, problem)
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename inside a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

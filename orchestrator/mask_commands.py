@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.arguments import AsJson
 from orchestrator.console import make_console
 from orchestrator.screens import show_mask, show_overlaps
 from search_spaces.errors import UserError
@@ -27,7 +28,6 @@ app = typer.Typer(
 )
 MaskPath = Annotated[Path, typer.Argument(metavar="MASK", help="A mask file, *.arrow.")]
 MaskPaths = Annotated[list[Path], typer.Argument(metavar="MASK...", help="Mask files, *.arrow.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 TORCH = ".pt"
 MASK, LINEAGE = "mask file", "packed lineage"
 

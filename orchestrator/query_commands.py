@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.arguments import AsJson
 from orchestrator.console import make_console
 from orchestrator.screens import show_lineage, show_tickets
 
 app = typer.Typer()
 Uri = Annotated[str, typer.Option(help="MLflow tracking URI.", envvar="MLFLOW_TRACKING_URI")]
 Experiment = Annotated[str, typer.Option(help="MLflow experiment.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @app.command()

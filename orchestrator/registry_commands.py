@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.arguments import AsJson
 from orchestrator.console import make_console
 from orchestrator.report_text import show_percent, show_score, show_signed
 from orchestrator.screens import make_table
@@ -23,7 +24,6 @@ _NUMBERS = (  # tags
     *("select.mean", "difference", "report.mean", "report.difference"),
 )
 app = typer.Typer()
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from orchestrator.arguments import SweepPath
 from orchestrator.choices import planned
 from orchestrator.console import make_console, pasteable
 from orchestrator.ctrl_c import CtrlC
@@ -24,7 +25,7 @@ from search_spaces.errors import ClusterLostError, UserError
 
 
 def run(
-    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")],
+    sweep: SweepPath,
     take_over: Annotated[
         bool,
         typer.Option("--take-over", help="Take over from a driver that shows no life any more."),

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.arguments import AsJson, SweepPath
 from orchestrator.choices import planned
 from orchestrator.costs import MODELLED, OVERHEAD_S
 from orchestrator.plan import Plan, PlanRow
@@ -26,7 +27,7 @@ from search_spaces.errors import UserError
 
 
 def simulate(
-    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")],
+    sweep: SweepPath,
     gpus: Annotated[int | None, typer.Option(help="GPUs of the cluster.")] = None,
     cpus: Annotated[
         int | None, typer.Option(help="Its CPUs instead, for a sweep that uses no GPU.")
@@ -48,7 +49,7 @@ def simulate(
     gantt: Annotated[
         Path | None, typer.Option(help="Draw what each gang does into OUT.png or OUT.html.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Simulate a run: the real scheduler, with its retries, on a cluster that you describe.
 

@@ -13,6 +13,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from orchestrator.arguments import SweepPath
 from orchestrator.console import pasteable
 from orchestrator.driver_life import DriverLife, driver_life
 from orchestrator.inbox import Command, Inbox, Verb
@@ -32,7 +33,6 @@ LATER = "The sweep does not run now: this takes effect at the next 'tickets run'
 
 T = TypeVar("T")
 app = typer.Typer()
-SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")]
 
 
 def known_labels(ctx: typer.Context, incomplete: str) -> list[str]:

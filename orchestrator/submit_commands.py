@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.arguments import AsJson, SweepPath
 from orchestrator.console import pasteable
 from search_spaces.errors import UserError
 
@@ -27,7 +28,6 @@ _ASKED = 2  # times
 _NO_JOURNAL = "there is no journal"  # as orchestrator.journal_reader says it
 
 app = typer.Typer()
-SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")]
 Address = Annotated[
     str,
     typer.Option(
@@ -65,7 +65,7 @@ def submit(
     ] = False,
     insecure: Insecure = False,
     python: Python = sys.executable,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a sweep on a Ray cluster as a job; data and models travel to its store, once.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.arguments import AsJson, SweepPath
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from search_spaces.canonical import short
@@ -22,7 +22,7 @@ MAX_SHOWN = 20
 
 
 def sync(
-    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")],
+    sweep: SweepPath,
     check: Annotated[
         bool, typer.Option("--check", help="Only say what is to do; exit code 1 if anything is.")
     ] = False,
@@ -34,7 +34,7 @@ def sync(
             "object store; else those are compared by size.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Mend what MLflow lacks, or says otherwise than the store; what is right stays as it is.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from orchestrator.arguments import AsJson, SweepPath
 from orchestrator.console import make_console
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
@@ -15,9 +15,9 @@ from search_spaces.errors import UserError
 
 
 def transfer(
-    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")],
+    sweep: SweepPath,
     split: Annotated[str, typer.Option(help="select, which decides, or report.")] = "select",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the sweep's transfer table, source by target, and how far its masks overlap."""
     from orchestrator.source_masks import source_overlaps

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from orchestrator.arguments import SweepPath
 from orchestrator.sweep_context import SweepContext
 from search_spaces.canonical import short
 from search_spaces.errors import SpecError
@@ -17,7 +17,7 @@ from search_spaces.places import masked
 
 
 def validate(
-    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")],
+    sweep: SweepPath,
     show_all: Annotated[
         bool, typer.Option("--show", help="Print the sweep with presets and defaults filled in.")
     ] = False,

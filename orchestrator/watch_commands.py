@@ -7,12 +7,12 @@ import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.live import Live
 
+from orchestrator.arguments import AsJson, SweepPath
 from orchestrator.console import make_console
 from orchestrator.journal_reader import open_reader
 from orchestrator.steering_commands import known_labels
@@ -26,8 +26,6 @@ from search_spaces.errors import UserError
 from search_spaces.loading import load_sweep
 
 app = typer.Typer()
-SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @app.command()

@@ -30,7 +30,7 @@ def link_once(path: Path, data: bytes) -> bool:
             # NFS: the answer to a link that was made was lost, and the request repeated
             if not _is_linked(partial, path):
                 return False
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return True
 
 
@@ -54,7 +54,8 @@ def _is_linked(partial: Path, path: Path) -> bool:
     return own.st_nlink == 2 and os.path.samestat(own, os.stat(path))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make a new name inside a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -35,12 +35,9 @@ def test_progress_of_the_last_trial_is_not_taken_for_the_next() -> None:
 
 
 @pytest.fixture
-def ended() -> Iterator[list[int]]:
+def ended(sigterms: list[int]) -> Iterator[list[int]]:
     """What a process does at SIGTERM when no rank is there: here it notes the signal."""
-    seen: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
-    yield seen
-    signal.signal(signal.SIGTERM, before)
+    yield sigterms
     notice.withdraw()
 
 
