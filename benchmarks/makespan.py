@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from collections.abc import Mapping
 
 from benchmarks.measure import OURS, Case, Goal, Report
 from benchmarks.paper_study import printed, step_s, trials_of
+from orchestrator.gang_sizes import comparable, gang_sizes
 from orchestrator.graph import TrialGraph
 from orchestrator.simulate import simulate
 from orchestrator.simulated_figures import Figures, critical_path, figures_of
@@ -37,29 +37,29 @@ def run(smoke: bool) -> Report:
         variants={
             FIFO: "a queue in the order in which trials become ready, as a plain task queue has",
             NARROW: "ours, with one GPU for every trial",
-            OURS: "the scheduler: longest chain first; in the last case also larger gangs on the "
-            "critical path, chosen by `gang_sizes` of this benchmark: `tickets run` takes "
-            "one size for each task, from the sweep",
+            OURS: "the scheduler: longest chain first; in the last case also the gangs that "
+            "`resources.ranks: auto` gets (`orchestrator/gang_sizes.py`)",
         },
         settings={
             "study": "examples/chen2020-table2.yaml and -figure2.yaml together, on an empty store; "
             "as printed: only the levels and runs whose scores the paper prints",
             "durations": "modelled (`benchmarks/paper_study.py`), not measured; steps only",
-            "gangs": "one GPU each; in the last case 1, 2, 4 or 8 GPUs of one node",
+            "gangs": "one GPU each; in the last case 1, 2, 4 or 8 GPUs of one node, one size for "
+            "the rounds of a lineage and one for all trials of a task that are compared",
         },
         cases=tuple(cases),
     )
 
 
-def durations(graph: TrialGraph, num_gpus: int = 1, is_sharded: bool = False) -> dict[str, float]:
+def durations(graph: TrialGraph, num_gpus: int = 1) -> dict[str, float]:
     """Return the modelled seconds of each trial on a gang of some GPUs; see `step_s`."""
     specs = ((key, graph[key].spec) for key in graph)
-    return {key: spec.num_steps * step_s(spec, num_gpus, is_sharded) for key, spec in specs}
+    return {key: spec.num_steps * step_s(spec, num_gpus) for key, spec in specs}
 
 
-def least_path(graph: TrialGraph, is_sharded: bool = False) -> tuple[float, str]:
+def least_path(graph: TrialGraph) -> tuple[float, str]:
     """Return the critical path were every trial at its quickest size, and whose task it is."""
-    by_size = [durations(graph, size, is_sharded) for size in GANG_SIZES]
+    by_size = [durations(graph, size) for size in GANG_SIZES]
     seconds, chain = critical_path(graph, {key: min(of[key] for of in by_size) for key in graph})
     return seconds, graph[chain[0]].main_role.task
 
@@ -80,42 +80,6 @@ def fifo_wall_s(graph: TrialGraph, seconds: Mapping[str, float], num_slots: int)
             if not unmet[child]:
                 queue.append(child)
     return now
-
-
-def gang_sizes(
-    graph: TrialGraph, seconds: Mapping[str, Mapping[int, float]], num_gpus: int
-) -> dict[str, int]:
-    """Return the GPUs of each trial: the smallest size, and more on the critical path.
-
-    As long as the longest chain outlasts all work spread over all GPUs, one trial on it gets the
-    size that saves the most seconds for each GPU-second that it costs.
-
-    Args:
-        graph: All trials.
-        seconds: How long each trial takes, by gang size; a trial that is absent has its result.
-        num_gpus: GPUs of the cluster.
-
-    Returns:
-        A size for each trial of ``seconds``.
-    """
-    sizes = {key: min(by_size) for key, by_size in seconds.items()}
-    now = {key: seconds[key][size] for key, size in sizes.items()}
-    work_s = sum(sizes[key] * now[key] for key in now)
-    while True:
-        chain_s, chain = critical_path(graph, now)
-        if chain_s <= work_s / num_gpus:
-            return sizes
-        steps = [
-            (_worth(seconds[key], sizes[key], size), key, size)
-            for key in chain
-            for size in seconds[key]
-            if sizes[key] < size <= num_gpus and seconds[key][size] < now[key]
-        ]
-        if not steps:
-            return sizes
-        _, key, size = max(steps)
-        work_s += size * seconds[key][size] - sizes[key] * now[key]
-        sizes[key], now[key] = size, seconds[key][size]
 
 
 def hosts_for(num_gpus: int) -> list[Host]:
@@ -146,7 +110,7 @@ def _bounds(figures: Figures) -> str:
 def _gang_case(study: str, graph: TrialGraph, num_gpus: int) -> Case:
     by_size = {size: durations(graph, size) for size in GANG_SIZES}
     choices = {key: {size: by_size[size][key] for size in GANG_SIZES} for key in graph}
-    sizes = gang_sizes(graph, choices, num_gpus)
+    sizes = gang_sizes(graph, choices, comparable(graph), num_gpus)
     chosen = {key: choices[key][size] for key, size in sizes.items()}
     hosts = hosts_for(num_gpus)
     samples = {
@@ -165,20 +129,11 @@ def _gang_case(study: str, graph: TrialGraph, num_gpus: int) -> Case:
     }
     counted = ", ".join(f"{list(sizes.values()).count(s):,} of {s}" for s in GANG_SIZES)
     narrow_s = samples[NARROW][0]["critical_path_s"]
-    (least_s, task), (sharded_s, _) = least_path(graph), least_path(graph, is_sharded=True)
+    least_s, task = least_path(graph)
     facts = (
         f"Gangs by GPUs: {counted}. Sizes grow only until the critical path is no longer than all "
         f"work over {num_gpus} GPUs; with every trial at its quickest size the path would take "
-        f"{least_s:,.0f} s, so no choice does better than {narrow_s / least_s:.2f}x. It is then "
-        f"{task}'s, whose short sentences leave little to split.",
-        f"Were the update split over the gang too (DeepSpeed's stage 1; the engine uses stage 0), "
-        f"it would take {sharded_s:,.0f} s ({narrow_s / sharded_s:.2f}x).",
+        f"{least_s:,.0f} s ({narrow_s / least_s:.2f}x), {task}'s.",
     )
     goals = (Goal("critical_path_s", 2.0, peer=NARROW),)
     return Case(f"{study}, {num_gpus} GPUs, gang size chosen for each trial", samples, facts, goals)
-
-
-def _worth(by_size: Mapping[int, float], old: int, new: int) -> float:
-    """Return the seconds saved for each GPU-second that the larger gang costs."""
-    extra = new * by_size[new] - old * by_size[old]
-    return (by_size[old] - by_size[new]) / extra if extra > 0 else math.inf

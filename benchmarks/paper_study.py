@@ -1,7 +1,7 @@
 """The paper's whole study without a hub: its sweeps, expanded from published sizes, and its times.
 
-Step times are modelled for an H200, not measured: 60% of the 790 TFLOP/s that dense bf16 reaches
-there, without padding, and the optimizer's traffic of 9 ps a weight.
+Step times are modelled for an H200 in bf16, without padding (`orchestrator/step_model.py`), not
+measured.
 """
 
 from __future__ import annotations
@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.costs import (
-    FLOP_PER_WEIGHT_AND_TOKEN,
-    GPU_FLOP_PER_S,
-    GPU_UPDATE_S_PER_WEIGHT,
-)
-from search_spaces.contracts import ModelPlace, TaskPlace
+from orchestrator.costs import FLOP_PER_WEIGHT_AND_TOKEN
+from orchestrator.step_model import StepWork, modelled_s
+from search_spaces.contracts import Compute, ModelPlace, TaskPlace
 from search_spaces.expand import expand
 from search_spaces.loading import load_sweep
 from search_spaces.models import ModelFacts
@@ -69,8 +66,7 @@ PRINTED = {
     "mlm": 0.7,
 }
 FIGURE_SPARSITY, NUM_FIGURE_SEEDS = 0.7, 3
-REDUCE_BYTES_PER_S = 300e9  # of gradients between the GPUs of one node; an assumption
-BYTES_PER_GRADIENT = 2  # bf16
+NUM_EMBEDDED = 30_522 + 512 + 2  # words, positions and segments of the uncased vocabulary
 
 
 def model_facts(name: str) -> ModelFacts:
@@ -150,23 +146,25 @@ def _is_printed(role: Role) -> bool:
     return is_level or is_figure
 
 
-def step_s(spec: TrialSpec, num_gpus: int = 1, is_sharded: bool = False) -> float:
-    """Return the modelled seconds of one step, data-parallel over some GPUs.
+def step_s(spec: TrialSpec, num_gpus: int = 1) -> float:
+    """Return the modelled seconds of one step, data-parallel over some GPUs of one node.
 
-    The arithmetic is split. The update is not (DeepSpeed's stage 0, which the engine uses), and
-    gradients are reduced after backward, not during it: both err on the slow side.
+    As `orchestrator.step_model` says, with the attention's arithmetic and the embeddings, which
+    no mask covers, counted too.
 
     Args:
         spec: The trial.
-        num_gpus: GPUs of its gang, on one node.
-        is_sharded: Split the update too, as stage 1 would; it moves as many bytes.
+        num_gpus: GPUs of its gang.
     """
     layers, width = SHAPES[spec.model.theta0_sha256]
     length = TOKENS[spec.task.data_sha256]
     dense = FLOP_PER_WEIGHT_AND_TOKEN * spec.model.num_prunable
     flop = (dense + 12 * length * width * layers) * length
-    compute_s = spec.recipe.batch_size * flop / GPU_FLOP_PER_S["bf16"] / num_gpus
-    num_bytes = BYTES_PER_GRADIENT * spec.model.num_prunable
-    reduce_s = 2 * (num_gpus - 1) / num_gpus * num_bytes / REDUCE_BYTES_PER_S
-    update_s = GPU_UPDATE_S_PER_WEIGHT * spec.model.num_prunable
-    return compute_s + update_s / (num_gpus if is_sharded else 1) + reduce_s
+    num_survivors = spec.model.num_prunable - spec.num_removed
+    work = StepWork(
+        flop=spec.recipe.batch_size * flop,
+        num_moving=num_survivors + NUM_EMBEDDED * width,
+        num_survivors=num_survivors if spec.num_removed else 0,
+        dtype="bf16",
+    )
+    return modelled_s(work, Compute(num_ranks=num_gpus, num_gpus_per_rank=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from orchestrator.adaptive import AdaptiveTransfer
+from orchestrator.gang_sizes import room_of, shapes_for
 from orchestrator.plan import Plan, make_plan
 from orchestrator.policies import LadderPolicy, Policy, PolicyGroup
 from orchestrator.shapes import Shapes
@@ -45,12 +46,19 @@ def left_out(spec: SweepSpec, trials: Sequence[Trial], read: Read) -> dict[str, 
     return found
 
 
-def planned(context: SweepContext, store: Store) -> Plan:
+def planned(context: SweepContext, store: Store, shapes: Shapes | None = None) -> Plan:
     """Return what a run would do, without what policies leave out and what people have cancelled.
+
+    Args:
+        context: The sweep.
+        store: Where results are reused from.
+        shapes: What the trials would run on; None = as on the smallest cluster they are for.
 
     Raises:
         UserError: Store or journal cannot be read.
     """
     skipped = left_out(context.spec, context.trials, store.read)
     skipped |= held_back(context.journal_path, context.trials)
-    return make_plan(context.trials, store, Shapes.of(context.spec), skipped)
+    if shapes is None:
+        shapes = shapes_for(context.spec, context.trials, room_of(context.spec))
+    return make_plan(context.trials, store, shapes, skipped)

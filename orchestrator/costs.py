@@ -11,18 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from orchestrator.step_model import StepWork, modelled_s
 from search_spaces.contracts import Compute, TrialResult
 from search_spaces.trial import Trial, TrialSpec
 
 FLOP_PER_WEIGHT_AND_TOKEN = 6  # Kaplan et al. 2020, arXiv 2001.08361, section 2.1
 TYPICAL_FILL = 0.3  # real tokens / max_length; MNLI-like lengths at 128 tokens, SST-2 has 0.1
 FILLS = {"masked-lm": 1.0, "span": 0.5}  # blocks are full; of windows a guess
-# Measured with MiniLM-L6, batch 32, one thread of an x86 server core with AMX, torch 2.13.
-CPU_THREAD_FLOP_PER_S = {"fp32": 85e9, "bf16": 130e9}
-CPU_UPDATE_S_PER_WEIGHT = 5e-9  # clipping, AdamW and mask
-# Not measured: 60% of the 790 TFLOP/s that dense bf16 reaches on an H200; true fp32 55 TFLOP/s.
-GPU_FLOP_PER_S = {"fp32": 55e12, "bf16": 474e12}
-GPU_UPDATE_S_PER_WEIGHT = 9e-12  # weight, gradient and moment traffic of AdamW, modelled
 OVERHEAD_S = 5.0  # load, evaluate and prune, where nothing was measured; a guess
 _ONE_THREAD = Compute()
 MODELLED = "modelled from FLOP: nothing measured yet"  # an estimate's basis
@@ -77,15 +72,16 @@ def trial_length(spec: TrialSpec, compute: Compute) -> float:
 
 
 def modelled_step_s(spec: TrialSpec, compute: Compute) -> float:
-    """Return the modelled seconds of one optimizer step, ideally split over ranks."""
-    dtype = spec.recipe.dtype
-    if compute.num_gpus_per_rank:
-        num_gpus = compute.num_ranks * compute.num_gpus_per_rank
-        rate, update_s = GPU_FLOP_PER_S[dtype] * num_gpus, GPU_UPDATE_S_PER_WEIGHT
-    else:
-        num_threads = compute.num_ranks * compute.num_threads
-        rate, update_s = CPU_THREAD_FLOP_PER_S[dtype] * num_threads, CPU_UPDATE_S_PER_WEIGHT
-    return step_flops(spec) / rate + update_s * spec.model.num_prunable
+    """Return the modelled seconds of one optimizer step, its weights the prunable ones."""
+    num_moving = spec.model.num_prunable - spec.num_removed
+    num_survivors = num_moving if spec.num_removed else 0
+    work = StepWork(step_flops(spec), num_moving, num_survivors, spec.recipe.dtype)
+    return modelled_s(work, compute)
+
+
+def modelled_trial_s(spec: TrialSpec, compute: Compute) -> float:
+    """Return the modelled seconds of a whole trial."""
+    return spec.num_steps * modelled_step_s(spec, compute) + OVERHEAD_S
 
 
 def measure(results: Iterable[tuple[TrialSpec, TrialResult]]) -> dict[SpeedClass, Speed]:
@@ -115,13 +111,11 @@ def estimate(spec: TrialSpec, compute: Compute, speeds: Mapping[SpeedClass, Spee
         compute: What one trial runs on.
         speeds: What `measure` returned.
     """
-    num_steps = spec.num_steps
     speed = speeds.get(speed_class(spec, compute))
     if speed:
         basis = f"measured in {speed.num_results} result{'s' * (speed.num_results > 1)}"
-        return Estimate(num_steps * speed.step_s + speed.overhead_s, basis)
-    seconds = num_steps * modelled_step_s(spec, compute) + OVERHEAD_S
-    return Estimate(seconds, MODELLED)
+        return Estimate(spec.num_steps * speed.step_s + speed.overhead_s, basis)
+    return Estimate(modelled_trial_s(spec, compute), MODELLED)
 
 
 def speed_class(spec: TrialSpec, compute: Compute) -> SpeedClass:

@@ -43,6 +43,7 @@ def request_maker(
     tasks: Mapping[str, TaskFacts],
     store: Store,
     cache: Path,
+    shapes: Shapes | None = None,
 ) -> Callable[[Trial, str], TrialRequest]:
     """Return the function that the driver calls for each attempt.
 
@@ -52,8 +53,9 @@ def request_maker(
         tasks: By name in the sweep.
         store: Where parents' files are, and where results go.
         cache: Node-local folder of the token cache.
+        shapes: What the trials run on; None = as the sweep says, with no size chosen.
     """
-    shapes = Shapes.of(spec)
+    runs_on = shapes or Shapes.of(spec)
 
     def make_request(trial: Trial, attempt: str) -> TrialRequest:
         role = trial.main_role
@@ -72,7 +74,7 @@ def request_maker(
             if saved
             else None,
             cache_folder=str(cache),
-            compute=shapes(trial),
+            compute=runs_on(trial),
             checkpoints=_checkpoints(spec, store, trial.key),
         )
 

@@ -13,13 +13,13 @@ from cluster.share import Sharing
 from cluster.slot import GangLife
 from orchestrator.choices import policy_of
 from orchestrator.driver import run_sweep
+from orchestrator.gang_sizes import room_of, shapes_for, sizes_line
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease
 from orchestrator.listeners import Listener, ListenerGroup, SweepOutcome
 from orchestrator.metrics_listener import MetricsListener
 from orchestrator.requests import request_maker
 from orchestrator.retries import RetryRules, budgets_of
-from orchestrator.shapes import Shapes
 from orchestrator.steady_clock import SteadyClock
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
@@ -49,10 +49,7 @@ def run_on_ray(
             be used.
     """
     spec = context.spec
-    shapes = Shapes.of(spec)
-    compute, *others = shapes.distinct
     store = Store(spec.store)
-    make_request = request_maker(spec, context.models, context.tasks, store, context.cache)
     context.given.keep(spec)
     info = context.info
     clock = SteadyClock()
@@ -64,6 +61,13 @@ def run_on_ray(
         if ray.is_multi_node and store.folder:
             refuse_unshared(ray, store.folder)
         announce(f"Ray: {ray.description}  dashboard: {ray.dashboard_url or 'not started'}")
+        shapes = shapes_for(spec, context.trials, room_of(spec, ray.nodes, ray.grows))
+        if shapes.by_trial:
+            announce(sizes_line(shapes))
+        compute, *others = shapes.distinct
+        make_request = request_maker(
+            spec, context.models, context.tasks, store, context.cache, shapes
+        )
         wanted = None if spec.resources.gangs == "auto" else spec.resources.gangs
         metrics = SweepMetrics(spec.name)
         told = MetricsListener(metrics, context.trials, journal.counts, lag)

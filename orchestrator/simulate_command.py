@@ -12,6 +12,7 @@ import typer
 from orchestrator.arguments import AsJson, SweepPath
 from orchestrator.choices import planned
 from orchestrator.costs import MODELLED, OVERHEAD_S
+from orchestrator.gang_sizes import room_of, shapes_for, sizes_line
 from orchestrator.plan import Plan, PlanRow
 from orchestrator.retries import RetryRules, budgets_of
 from orchestrator.shapes import Shapes
@@ -19,6 +20,7 @@ from orchestrator.simulate import Schedule
 from orchestrator.simulate import simulate as simulated
 from orchestrator.simulate_options import Options, understood
 from orchestrator.simulated_figures import Figures, figures_of
+from orchestrator.simulated_hosts import nodes_of
 from orchestrator.simulated_nodes import Host
 from orchestrator.simulated_screens import basis_line, figures_data, told
 from orchestrator.store import Store
@@ -59,7 +61,8 @@ def simulate(
     a trial that is hit too often is given up, with what waits for it: budgets and waits are the
     sweep's own (retries). Policies that would leave trials out in the light of scores have no
     part in it, but what they and 'tickets cancel' have left out by now stays out. As in a run,
-    gangs and max_gpus of the sweep's resources limit what runs at once.
+    gangs and max_gpus of the sweep's resources limit what runs at once, and where its ranks are
+    auto, sizes of gangs are chosen for this cluster.
 
     The makespan is shown beside two lower bounds: all work with no gang ever idle, and the
     critical path. Where the first is larger, more GPUs make the run shorter; where the second
@@ -72,7 +75,11 @@ def simulate(
     spec = context.spec
     given, shapes = spec.resources, Shapes.of(spec)
     setting = understood(options, shapes.distinct, given.gangs, given.max_gpus)
-    made = planned(context, Store(spec.store))
+    nodes = nodes_of(gpus or cpus or 0, node_size, shapes.distinct)
+    shapes = shapes_for(spec, context.trials, room_of(spec, nodes))
+    if shapes.by_trial:
+        setting = understood(options, shapes.distinct, given.gangs, given.max_gpus)
+    made = planned(context, Store(spec.store), shapes)
     seconds = _seconds(made, setting.speed)
     budgets, rules = budgets_of(spec.retries), RetryRules.of(spec.retries)
     slots = setting.slots
@@ -95,6 +102,7 @@ def simulate(
     else:
         kind = gpu_kind.upper() if gpus else "CPU"
         lines = [basis_line(made.bases, kind)] if made.bases else []
+        lines += [sizes_line(shapes)] if shapes.by_trial else []
         typer.echo("\n".join([*lines, *told(figures, labels)]))
     if gantt:
         _draw(gantt, spec.name, made, schedule, slots.hosts, figures)

@@ -58,8 +58,7 @@ def slots_of(
     Raises:
         UserError: Not even one gang of some shape fits.
     """
-    sizes = [min(node_size, devices - at) for at in range(0, devices, node_size)]
-    nodes = [_node(size, shapes) for size in sizes]
+    nodes = nodes_of(devices, node_size, shapes)
     fleet = Fleet(shapes, None if gangs == "auto" else gangs, nodes, max_gpus=max_gpus)
     if not fleet.is_mixed:
         return _gang_slots(fleet, nodes)
@@ -70,6 +69,12 @@ def slots_of(
     left = math.inf if max_gpus is None else int(max_gpus / each + 1e-9)
     hosts = tuple(_trimmed(_joined(counts, span), left))
     return Slots(hosts, widths, _unit(fleet.shapes[0]), fleet.num_slots)
+
+
+def nodes_of(devices: int, node_size: int, shapes: Sequence[Compute]) -> list[NodeResources]:
+    """Return the nodes of a cluster for gangs of these shapes; arguments as for `slots_of`."""
+    sizes = [min(node_size, devices - at) for at in range(0, devices, node_size)]
+    return [_node(size, shapes) for size in sizes]
 
 
 def _node(size: int, shapes: Sequence[Compute]) -> NodeResources:

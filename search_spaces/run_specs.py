@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from search_spaces.canonical import Frozen
 from search_spaces.places import at_home, store_problem, tracking_problem
@@ -23,6 +23,16 @@ def _understood(store: str) -> str:
 StorePlace = Annotated[Place, AfterValidator(_understood)]
 
 
+def _auto_or_count(value: Any) -> Any:
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if value == "auto" or (type(number) is int and number >= 1):
+        return number  # a variable of the environment comes as text
+    raise ValueError(f"is {value!r}, but must be 'auto' or a whole number >= 1")
+
+
+AutoOrCount = Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_count)]
+
+
 class VerdictSpec(Frozen):
     """Which rule names a ticket matching (method rule 15)."""
 
@@ -31,12 +41,12 @@ class VerdictSpec(Frozen):
 
 
 class TaskResources(Frozen):
-    """In what a task's gangs differ from the sweep's: all of its trials run on gangs of one size.
+    """In what a task's gangs differ from the sweep's.
 
     GPUs of a rank and layout are the whole sweep's.
     """
 
-    ranks: int | None = Field(default=None, ge=1, description="Processes of one gang.")
+    ranks: AutoOrCount | None = Field(default=None, description="Processes of one gang.")
     cpus_per_rank: int | None = Field(default=None, ge=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
 
@@ -44,8 +54,13 @@ class TaskResources(Frozen):
 class ResourcesSpec(Frozen):
     """What one gang is made of, and how many there are."""
 
-    gangs: Literal["auto"] | int = Field(default="auto", description="Trials at once.")
-    ranks: int = Field(default=1, ge=1, description="Processes of one gang.")
+    gangs: AutoOrCount = Field(default="auto", description="Trials at once.")
+    ranks: AutoOrCount = Field(
+        default=1,
+        description="Processes of one gang; auto: chosen for each lineage and for each set of "
+        "trials that are compared, so that the longest chain does not hold up the run.",
+    )
+    max_ranks: int = Field(default=8, ge=1, description="The most that ranks: auto chooses.")
     cpus_per_rank: int = Field(default=1, ge=1)
     gpus_per_rank: float = Field(default=0, ge=0, description="Whole, or a share of one.")
     micro_batch_size: int | None = Field(default=None, ge=1, description="Default: whole share.")
@@ -84,18 +99,10 @@ class ResourcesSpec(Frozen):
             return value
         if not each:
             raise ValueError(f"is {value:g}, but gangs take no GPU; write gangs to limit them")
-        if value < ranks * each:
-            raise ValueError(
-                f"is {value:g}, but one gang takes {ranks * each:g}: ranks x gpus_per_rank"
-            )
+        takes = least_ranks(ranks) * each
+        if value < takes:
+            raise ValueError(f"is {value:g}, but one gang takes {takes:g}: ranks x gpus_per_rank")
         return value
-
-    @field_validator("gangs", mode="before")
-    @classmethod
-    def _auto_or_number(cls, value: Any) -> Any:
-        if value == "auto" or (type(value) is int and value >= 1):
-            return value
-        raise ValueError(f"is {value!r}, but must be 'auto' or a whole number >= 1")
 
 
 class HangLimits(Frozen):
@@ -174,15 +181,21 @@ class TrackingSpec(Frozen):
         return uri
 
 
+def least_ranks(ranks: Literal["auto"] | int) -> int:
+    """Return how many processes a gang has at least: one where the size is left open."""
+    return 1 if ranks == "auto" else ranks
+
+
 def check_batch(batch_size: int, resources: ResourcesSpec) -> None:
     """Check that ranks and micro-batches divide a batch.
 
     Raises:
         ValueError: They do not.
     """
-    if batch_size % resources.ranks:
-        raise ValueError(f"ranks is {resources.ranks}, but must divide the batch of {batch_size}")
-    share, micro = batch_size // resources.ranks, resources.micro_batch_size
+    ranks = least_ranks(resources.ranks)
+    if batch_size % ranks:
+        raise ValueError(f"ranks is {ranks}, but must divide the batch of {batch_size}")
+    share, micro = batch_size // ranks, resources.micro_batch_size
     if micro is not None and share % micro:
         raise ValueError(
             f"micro_batch_size is {micro}, but must divide each rank's share, {share} examples"
@@ -203,7 +216,7 @@ def task_problems(task: str, batch_sizes: Iterable[int], resources: ResourcesSpe
             check_batch(size, resources)
         except ValueError as error:
             problems.append(f"of task '{task}': {error}")
-    takes, most = resources.ranks * resources.gpus_per_rank, resources.max_gpus
+    takes, most = least_ranks(resources.ranks) * resources.gpus_per_rank, resources.max_gpus
     if most is not None and takes > most:
         problem = f"one gang takes {takes:g} GPUs, ranks x gpus_per_rank, but max_gpus is {most:g}"
         problems.append(f"of task '{task}': {problem}")

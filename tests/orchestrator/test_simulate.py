@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.makespan import gang_sizes
 from orchestrator.costs import MODELLED
 from orchestrator.graph import TrialGraph
 from orchestrator.retries import RetryRules
@@ -182,20 +181,6 @@ def test_a_trial_wider_than_every_host_is_refused():
     trial = make_trial()
     with pytest.raises(ValueError, match="takes 4 slots, but no host has more than 2"):
         simulate(TrialGraph([trial]), {trial.key: 1.0}, [Host(2)], widths={trial.key: 4})
-
-
-def test_gangs_grow_on_the_critical_path_alone():
-    """A lineage beside short trials gets more GPUs until all work bounds the wall time."""
-    lineage, others = make_lineage(num_rounds=3), [make_trial(seed=9 + n) for n in range(8)]
-    graph = TrialGraph([*lineage, *others])
-    long = {1: 80.0, 2: 50.0, 4: 60.0}  # more than two GPUs do not help
-    choices = {key: long for key in graph} | {one.key: {1: 10.0, 2: 6.0} for one in others}
-    sizes = gang_sizes(graph, choices, 8)
-    assert [sizes[trial.key] for trial in lineage] == [2, 2, 2]
-    assert all(sizes[trial.key] == 1 for trial in others)
-    chosen = {key: choices[key][size] for key, size in sizes.items()}
-    assert simulate(graph, chosen, [Host(8)], widths=sizes).wall_s == 150.0
-    assert set(gang_sizes(graph, choices, 1).values()) == {1}
 
 
 def test_outages_follow_their_rates():

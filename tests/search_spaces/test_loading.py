@@ -137,6 +137,19 @@ store: ${TICKETS_NO_SUCH}/runs
         ({"search_seed": 3}, "search_seed: is set, but under 'replicate: lineage' every seed"),
         ({"resources": {"ranks": 3}}, "resources: ranks is 3, but must divide the batch of 32."),
         (
+            {"resources": {"ranks": "many"}},
+            "resources.ranks: is 'many', but must be 'auto' or a whole number >= 1.",
+        ),
+        (
+            {"resources": {"ranks": "auto", "micro_batch_size": 5}},
+            "resources: micro_batch_size is 5, but must divide each rank's share, 32 examples.",
+        ),
+        (
+            {"resources": {"ranks": "auto", "gpus_per_rank": 4, "max_gpus": 2}},
+            "resources.max_gpus: is 2, but one gang takes 4: ranks x gpus_per_rank.",
+        ),
+        ({"resources": {"max_ranks": 0}}, "resources.max_ranks: is 0, but must be >= 1."),
+        (
             {"resources": {"ranks": 2, "micro_batch_size": 5}},
             "resources: micro_batch_size is 5, but must divide each rank's share, 16 examples.",
         ),
@@ -166,7 +179,7 @@ store: ${TICKETS_NO_SUCH}/runs
         ),
         (
             {"tasks": [own_gangs("a", ranks=0)]},
-            "tasks[0].resources.ranks: is 0, but must be >= 1.",
+            "tasks[0].resources.ranks: is 0, but must be 'auto' or a whole number >= 1.",
         ),
         (
             {"tasks": [own_gangs("a", gpus_per_rank=1)]},
