@@ -239,6 +239,18 @@ class SweepSpec(Frozen):
             raise ValueError("; ".join(problems))
         return resources
 
+    @field_validator("retries")
+    @classmethod
+    def _strict_sizes_are_written(cls, retries: RetriesSpec, info: ValidationInfo) -> RetriesSpec:
+        resources, tasks = info.data.get("resources"), info.data.get("tasks", ())
+        given = [resources.of_task(task.resources) for task in tasks] if resources else []
+        if retries.strict_numerics and any(one.ranks == "auto" for one in given):
+            raise ValueError(
+                "strict_numerics is true, but resources.ranks is auto, which may be another number "
+                "on another cluster: write the number of ranks"
+            )
+        return retries
+
     def resources_of(self, task: TaskSpec) -> ResourcesSpec:
         """Return what a task's gangs are made of."""
         return self.resources.of_task(task.resources)

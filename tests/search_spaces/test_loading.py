@@ -148,6 +148,11 @@ store: ${TICKETS_NO_SUCH}/runs
             {"resources": {"ranks": "auto", "gpus_per_rank": 4, "max_gpus": 2}},
             "resources.max_gpus: is 2, but one gang takes 4: ranks x gpus_per_rank.",
         ),
+        (
+            {"resources": {"ranks": "auto"}, "retries": {"strict_numerics": True}},
+            "retries: strict_numerics is true, but resources.ranks is auto, which may be another "
+            "number on another cluster: write the number of ranks.",
+        ),
         ({"resources": {"max_ranks": 0}}, "resources.max_ranks: is 0, but must be >= 1."),
         (
             {"resources": {"ranks": 2, "micro_batch_size": 5}},
