@@ -22,8 +22,8 @@ GPU_EXCHANGE_BYTES_PER_S = 360e9  # 80% of NVLink 4's 450 GB/s each way; between
 COLLECTIVE_S = 10e-6  # until a collective call moves anything; a guess
 BYTES = {"fp32": 4, "bf16": 2}  # of a gradient or weight that travels
 UPDATE_BYTES = 32  # of a weight, by its owner: norm 4; AdamW's gradient, master, moments 28
-OWN_BYTES = 10  # of a weight, by every rank: the gradient taken, the weight written
-INDEX_BYTES = 18  # of a survivor besides: its place, twice, and neighbours read in vain
+ROUNDING_BYTES = 12  # of a weight in bf16, by its owner: gradient to fp32, master to bf16
+INDEX_BYTES = 18  # of a survivor, by every rank: its place, twice, and neighbours read in vain
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,9 @@ def modelled_s(work: StepWork, compute: Compute) -> float:
         update_s = share * CPU_UPDATE_S_PER_WEIGHT * weights
         return work.flop / rate / ranks + update_s + num_exchanged / CPU_EXCHANGE_BYTES_PER_S
     rate = GPU_FLOP_PER_S[work.dtype] * compute.num_gpus_per_rank
-    num_bytes = (OWN_BYTES + UPDATE_BYTES / ranks) * weights + INDEX_BYTES * work.num_survivors
+    rounding = ROUNDING_BYTES if work.dtype == "bf16" else 0
+    num_bytes = (UPDATE_BYTES + rounding) / ranks * weights + INDEX_BYTES * work.num_survivors
+    # Gradients are copied to where they travel from, or survivors gathered; weights come back.
+    num_bytes += 4 * BYTES[work.dtype] * (weights if ranks > 1 else work.num_survivors)
     moved_s = num_bytes / (GPU_BYTES_PER_S * compute.num_gpus_per_rank)
     return work.flop / rate / ranks + moved_s + num_exchanged / GPU_EXCHANGE_BYTES_PER_S + calls_s
