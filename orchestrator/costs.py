@@ -20,6 +20,7 @@ TYPICAL_FILL = 0.3  # real tokens / max_length; MNLI-like lengths at 128 tokens,
 FILLS = {"masked-lm": 1.0, "span": 0.5}  # blocks are full; of windows a guess
 OVERHEAD_S = 5.0  # load, evaluate and prune, where nothing was measured; a guess
 _ONE_THREAD = Compute()
+_OTHER_SIZES = (1, 2, 4, 8, 16)  # of gangs, that a trial's own size is scaled from
 MODELLED = "modelled from FLOP: nothing measured yet"  # an estimate's basis
 
 ComputeFor = Callable[[Trial], Compute]  # what a trial runs on
@@ -106,6 +107,8 @@ def measure(results: Iterable[tuple[TrialSpec, TrialResult]]) -> dict[SpeedClass
 def estimate(spec: TrialSpec, compute: Compute, speeds: Mapping[SpeedClass, Speed]) -> Estimate:
     """Return what a trial will take, measured if its speed class is known.
 
+    Where it is known for gangs of another size alone, the model says how much quicker a step is.
+
     Args:
         spec: The trial.
         compute: What one trial runs on.
@@ -113,9 +116,19 @@ def estimate(spec: TrialSpec, compute: Compute, speeds: Mapping[SpeedClass, Spee
     """
     speed = speeds.get(speed_class(spec, compute))
     if speed:
-        basis = f"measured in {speed.num_results} result{'s' * (speed.num_results > 1)}"
+        basis = f"measured in {_results(speed)}"
         return Estimate(spec.num_steps * speed.step_s + speed.overhead_s, basis)
+    for num_ranks in _OTHER_SIZES if speeds else ():
+        other = compute.model_copy(update={"num_ranks": num_ranks})
+        if speed := speeds.get(speed_class(spec, other)):
+            share = modelled_step_s(spec, compute) / modelled_step_s(spec, other)
+            basis = f"scaled from {_results(speed)} on {num_ranks} rank{'s' * (num_ranks > 1)}"
+            return Estimate(spec.num_steps * speed.step_s * share + speed.overhead_s, basis)
     return Estimate(modelled_trial_s(spec, compute), MODELLED)
+
+
+def _results(speed: Speed) -> str:
+    return f"{speed.num_results} result{'s' * (speed.num_results > 1)}"
 
 
 def speed_class(spec: TrialSpec, compute: Compute) -> SpeedClass:

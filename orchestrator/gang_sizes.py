@@ -106,12 +106,16 @@ def sizes_line(shapes: Shapes) -> str:
 def possible_sizes(batch_size: int, shape: Compute, max_ranks: int, room: Room) -> list[int]:
     """Return the powers of two that a gang may have, the smallest first; 1 always is.
 
+    Ranks that share a GPU form no gang: NCCL refuses two on one.
+
     Args:
         batch_size: What the ranks share, evenly and in whole micro-batches.
         shape: The gang, of whatever size.
         max_ranks: Of a gang, as the sweep says.
         room: The cluster; no gang is larger than a node.
     """
+    if 0 < shape.num_gpus_per_rank < 1:
+        return [1]
     largest = max(1, min(max_ranks, room.most, room.num_ranks, batch_size))
     sizes = (2**power for power in range(largest.bit_length()))
     micro = shape.micro_batch_size or 1

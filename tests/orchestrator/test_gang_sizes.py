@@ -117,7 +117,10 @@ def test_what_is_compared_runs_alike():
     ],
 )
 def test_sizes_divide_the_batch_and_fit_a_node(batch_size, micro, most, room, sizes):
-    assert possible_sizes(batch_size, Compute(micro_batch_size=micro), most, room) == sizes
+    shape = Compute(micro_batch_size=micro)
+    assert possible_sizes(batch_size, shape, most, room) == sizes
+    half = Compute(micro_batch_size=micro, num_gpus_per_rank=0.5)
+    assert possible_sizes(batch_size, half, most, room) == [1]  # NCCL wants a GPU for each rank
 
 
 @pytest.mark.parametrize(

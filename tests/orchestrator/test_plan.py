@@ -81,6 +81,18 @@ def test_estimates_come_from_results_of_the_same_speed(store):
     assert two_threads.rows[0].basis == "modelled from FLOP: nothing measured yet"
 
 
+def test_another_size_is_scaled_from_what_was_measured(store):
+    """Two ranks were never run: a step of one rank tells, times what the model says they save."""
+    done, later = make_trial(seed=1), make_trial(seed=9, train_steps=100)
+    result = finish(store.uri, done, "a1", train_s=2.0, other_s=0.5)  # ten steps
+    store.commit(result, done.spec)
+    two = Compute(num_ranks=2)
+    row = make_plan([done, later], store, lambda trial: two).rows[1]
+    assert row.basis == "scaled from 1 result on 1 rank"
+    share = modelled_step_s(later.spec, two) / modelled_step_s(later.spec, Compute())
+    assert row.seconds == pytest.approx(100 * 0.2 * share + 0.5)
+
+
 def test_the_model_counts_six_flop_for_each_weight_and_token(store):
     """1000 weights x 4 examples x 16 positions x 0.3 real tokens x 6 FLOP, for 10 steps."""
     trial = make_trial()
