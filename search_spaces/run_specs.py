@@ -83,7 +83,9 @@ class ResourcesSpec(Frozen):
 
     @field_validator("gpus_per_rank")
     @classmethod
-    def _whole_or_a_share(cls, value: float) -> float:
+    def _whole_or_a_share(cls, value: float, info: ValidationInfo) -> float:
+        if problem := shared_gpu_problem(info.data.get("ranks", 1), value):
+            raise ValueError(problem)
         if value > 1 and not value.is_integer():
             raise ValueError(
                 f"is {value:g}, but must be a whole number, or less than 1: Ray shares one GPU, "
@@ -186,6 +188,16 @@ def least_ranks(ranks: Literal["auto"] | int) -> int:
     return 1 if ranks == "auto" else ranks
 
 
+def shared_gpu_problem(ranks: Literal["auto"] | int, gpus_per_rank: float) -> str:
+    """Return what is wrong with ranks of one gang that get a share of a GPU each; "" = nothing."""
+    if least_ranks(ranks) == 1 or not 0 < gpus_per_rank < 1:
+        return ""
+    return (
+        f"is {gpus_per_rank:g}, but with {ranks} ranks must be a whole number: NCCL refuses two "
+        "ranks of a gang on one GPU"
+    )
+
+
 def check_batch(batch_size: int, resources: ResourcesSpec) -> None:
     """Check that ranks and micro-batches divide a batch.
 
@@ -216,6 +228,8 @@ def task_problems(task: str, batch_sizes: Iterable[int], resources: ResourcesSpe
             check_batch(size, resources)
         except ValueError as error:
             problems.append(f"of task '{task}': {error}")
+    if problem := shared_gpu_problem(resources.ranks, resources.gpus_per_rank):
+        problems.append(f"of task '{task}': gpus_per_rank {problem}")
     takes, most = least_ranks(resources.ranks) * resources.gpus_per_rank, resources.max_gpus
     if most is not None and takes > most:
         problem = f"one gang takes {takes:g} GPUs, ranks x gpus_per_rank, but max_gpus is {most:g}"

@@ -178,9 +178,9 @@ store: ${TICKETS_NO_SUCH}/runs
         (
             {
                 "tasks": [own_gangs("a", ranks=4)],
-                "resources": {"gpus_per_rank": 0.5, "max_gpus": 1},
+                "resources": {"gpus_per_rank": 1, "max_gpus": 2},
             },
-            "resources: of task 'a': one gang takes 2 GPUs, ranks x gpus_per_rank, but max_gpus is",
+            "resources: of task 'a': one gang takes 4 GPUs, ranks x gpus_per_rank, but max_gpus is",
         ),
         (
             {"tasks": [own_gangs("a", ranks=0)]},
@@ -193,6 +193,14 @@ store: ${TICKETS_NO_SUCH}/runs
         (
             {"resources": {"gpus_per_rank": 1.5}},
             "resources.gpus_per_rank: is 1.5, but must be a whole number, or less than 1: Ray sh",
+        ),
+        (
+            {"resources": {"gpus_per_rank": 0.5, "ranks": 2}},
+            "resources.gpus_per_rank: is 0.5, but with 2 ranks must be a whole number: NCCL ref",
+        ),
+        (
+            {"tasks": [own_gangs("a", ranks=2)], "resources": {"gpus_per_rank": 0.5}},
+            "resources: of task 'a': gpus_per_rank is 0.5, but with 2 ranks must be a whole numb",
         ),
         ({"resources": {"max_gpus": 0}}, "resources.max_gpus: is 0, but must be > 0."),
         ({"resources": {"priority": 0}}, "resources.priority: is 0, but must be > 0."),
