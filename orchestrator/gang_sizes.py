@@ -96,11 +96,11 @@ def shapes_for(spec: SweepSpec, trials: Iterable[Trial], room: Room) -> Shapes:
     return Shapes(shapes.by_task, {key: choices[key][size] for key, size in chosen.items()})
 
 
-def sizes_line(shapes: Shapes) -> str:
+def sizes_told(shapes: Shapes) -> str:
     """Return how many trials have gangs of each size, for people."""
     counts = Counter(shape.num_ranks for shape in shapes.by_trial.values())
-    parts = (f"{counts[size]:,} of {size}" for size in sorted(counts))
-    return f"Gangs by ranks (resources.ranks: auto): trials {', '.join(parts)}"
+    parts = (f"{counts[size]:,} on {size} rank{'s' * (size > 1)}" for size in sorted(counts))
+    return f"{', '.join(parts)} each (resources.ranks: auto)"
 
 
 def possible_sizes(batch_size: int, shape: Compute, max_ranks: int, room: Room) -> list[int]:

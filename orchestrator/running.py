@@ -13,7 +13,7 @@ from cluster.share import Sharing
 from cluster.slot import GangLife
 from orchestrator.choices import policy_of
 from orchestrator.driver import run_sweep
-from orchestrator.gang_sizes import room_of, shapes_for, sizes_line
+from orchestrator.gang_sizes import room_of, shapes_for, sizes_told
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease
 from orchestrator.listeners import Listener, ListenerGroup, SweepOutcome
@@ -63,7 +63,7 @@ def run_on_ray(
         announce(f"Ray: {ray.description}  dashboard: {ray.dashboard_url or 'not started'}")
         shapes = shapes_for(spec, context.trials, room_of(spec, ray.nodes, ray.grows))
         if shapes.by_trial:
-            announce(sizes_line(shapes))
+            announce(f"Trials: {sizes_told(shapes)}")
         compute, *others = shapes.distinct
         make_request = request_maker(
             spec, context.models, context.tasks, store, context.cache, shapes

@@ -12,7 +12,7 @@ import typer
 from orchestrator.arguments import AsJson, SweepPath
 from orchestrator.choices import planned
 from orchestrator.costs import MODELLED, OVERHEAD_S
-from orchestrator.gang_sizes import room_of, shapes_for, sizes_line
+from orchestrator.gang_sizes import room_of, shapes_for, sizes_told
 from orchestrator.plan import Plan, PlanRow
 from orchestrator.retries import RetryRules, budgets_of
 from orchestrator.shapes import Shapes
@@ -102,7 +102,7 @@ def simulate(
     else:
         kind = gpu_kind.upper() if gpus else "CPU"
         lines = [basis_line(made.bases, kind)] if made.bases else []
-        lines += [sizes_line(shapes)] if shapes.by_trial else []
+        lines += [f"trials        {sizes_told(shapes)}"] if shapes.by_trial else []
         typer.echo("\n".join([*lines, *told(figures, labels)]))
     if gantt:
         _draw(gantt, spec.name, made, schedule, slots.hosts, figures)

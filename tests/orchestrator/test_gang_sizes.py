@@ -19,7 +19,7 @@ from orchestrator.gang_sizes import (
     possible_sizes,
     room_of,
     shapes_for,
-    sizes_line,
+    sizes_told,
 )
 from orchestrator.graph import TrialGraph
 from orchestrator.listeners import SilentListener
@@ -207,9 +207,9 @@ def test_plan_and_simulate_choose_for_their_cluster(open_sweep: Path) -> None:
     rows = json.loads(tickets("plan", str(long), "--json", cwd=root).stdout)["rows"]
     assert {(row["kind"], row["num_ranks"]) for row in rows} >= {("round", 2), ("dense", 1)}
     told = tickets("simulate", str(long), "--cpus", "4", cwd=root).stdout
-    assert "Gangs by ranks (resources.ranks: auto): trials" in told and " of 2" in told
+    assert "trials        6 on 1 rank, 2 on 2 ranks each (resources.ranks: auto)" in told
     alone = tickets("simulate", str(long), "--cpus", "1", cwd=root).stdout
-    assert " of 2" not in alone
+    assert "trials        8 on 1 rank each (resources.ranks: auto)" in alone
 
 
 @pytest.mark.ray
@@ -235,4 +235,4 @@ def test_a_sweep_runs_with_the_sizes_that_were_chosen(
         ranks.setdefault(trial.kind, set()).add(result.numerics.num_ranks)
     assert ranks == {"round": {2}, "dense": {1}, "final": {1}}
     room = room_of(context.spec, ray_session.nodes)
-    assert sizes_line(shapes_for(context.spec, context.trials, room)) in told
+    assert f"Trials: {sizes_told(shapes_for(context.spec, context.trials, room))}" in told
