@@ -15,6 +15,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from cluster.resources import NodeResources
 from orchestrator.costs import modelled_trial_s
@@ -81,19 +82,26 @@ def shapes_for(spec: SweepSpec, trials: Iterable[Trial], room: Room) -> Shapes:
     if not any(is_open.values()):
         return shapes
     graph = TrialGraph(trials)
-    choices: dict[str, dict[int, Compute]] = {}
+    wide = cache(_wide)
+    choices: dict[tuple[int, ...], dict[int, Compute]] = {}
+    taken_s: dict[tuple[int, ...], dict[int, float]] = {}
+    kind_of = {}
     for key, trial in graph.trials.items():
-        shape, batch_size = shapes(trial), trial.spec.recipe.batch_size
-        sizes = [shape.num_ranks]
-        if is_open[trial.main_role.task]:
-            sizes = possible_sizes(batch_size, shape, spec.resources.max_ranks, room)
-        choices[key] = {size: _wide(shape, size) for size in sizes}
-    seconds = {
-        key: {size: modelled_trial_s(graph[key].spec, one) for size, one in ours.items()}
-        for key, ours in choices.items()
-    }
+        # Parts of specifications are shared between trials, so that few kinds are priced.
+        one, shape = trial.spec, shapes(trial)
+        parts = map(id, (one.model, one.task, one.recipe, shape))
+        kind_of[key] = kind = (*parts, one.num_removed, one.steps_before)
+        if kind not in choices:
+            sizes = [shape.num_ranks]
+            if is_open[trial.main_role.task]:
+                batch_size = one.recipe.batch_size
+                sizes = possible_sizes(batch_size, shape, spec.resources.max_ranks, room)
+            choices[kind] = {size: wide(shape, size) for size in sizes}
+            taken_s[kind] = {n: modelled_trial_s(one, gang) for n, gang in choices[kind].items()}
+    seconds = {key: taken_s[kind] for key, kind in kind_of.items()}
     chosen = gang_sizes(graph, seconds, comparable(graph), room.num_ranks)
-    return Shapes(shapes.by_task, {key: choices[key][size] for key, size in chosen.items()})
+    by_trial = {key: choices[kind_of[key]][size] for key, size in chosen.items()}
+    return Shapes(shapes.by_task, by_trial)
 
 
 def sizes_told(shapes: Shapes) -> str:
@@ -159,44 +167,46 @@ def gang_sizes(
     Args:
         graph: All trials.
         seconds: How long each trial takes, by size.
-        groups: Trials of one group share a size: one that each of them can have.
+        groups: Trials of one group share a size, where there is one that each of them can have.
         num_devices: Of the cluster.
     """
     members: dict[int, list[str]] = defaultdict(list)
     for key in graph:
         members[groups[key]].append(key)
-    sizes = {group: max(min(seconds[key]) for key in keys) for group, keys in members.items()}
-    now = {key: seconds[key][sizes[groups[key]]] for key in graph}
-    work_s = sum(sizes[groups[key]] * taken_s for key, taken_s in now.items())
+    common = {group: _common([seconds[key] for key in keys]) for group, keys in members.items()}
+    sizes = {key: min(common[groups[key]] or seconds[key]) for key in graph}
+    now = {key: seconds[key][size] for key, size in sizes.items()}
+    work_s = sum(sizes[key] * taken_s for key, taken_s in now.items())
     while True:
         chain_s, chain = critical_path(graph, now)
         if chain_s <= work_s / num_devices:
-            break
+            return sizes
         on_chain: dict[int, list[str]] = defaultdict(list)
         for key in chain:
             on_chain[groups[key]].append(key)
         steps = []
         for group, keys in on_chain.items():
-            old, theirs = sizes[group], members[group]
-            for size in _larger(old, [seconds[key] for key in theirs]):
-                before_s = sum(now[key] for key in keys)
+            theirs, before_s = members[group], sum(now[key] for key in keys)
+            for size in common[group]:
                 saved_s = before_s - sum(seconds[key][size] for key in keys)
-                if size <= num_devices and saved_s >= LEAST_GAIN * before_s:
-                    extra_s = sum(size * seconds[key][size] - old * now[key] for key in theirs)
+                if sizes[keys[0]] < size <= num_devices and saved_s >= LEAST_GAIN * before_s:
+                    extra_s = sum(
+                        size * seconds[key][size] - sizes[key] * now[key] for key in theirs
+                    )
                     worth = saved_s / extra_s if extra_s > 0 else math.inf
                     steps.append((worth, size, group, extra_s))
         if not steps:
-            break
+            return sizes
         _, size, group, extra_s = max(steps)
         work_s += extra_s
-        sizes[group] = size
+        sizes |= dict.fromkeys(members[group], size)
         now |= {key: seconds[key][size] for key in members[group]}
-    return {key: sizes[groups[key]] for key in graph}
 
 
-def _larger(size: int, choices: Iterable[Mapping[int, float]]) -> set[int]:
+def _common(choices: Iterable[Mapping[int, float]]) -> list[int]:
+    """Return the sizes that all can have; none where tasks of fixed sizes share a trial."""
     first, *others = choices
-    return {one for one in first if one > size and all(one in other for other in others)}
+    return [size for size in first if all(size in other for other in others)]
 
 
 def _group(role: Role) -> tuple[object, ...]:

@@ -59,6 +59,15 @@ def test_gangs_grow_on_the_critical_path_alone():
     assert gang_sizes(TrialGraph(), {}, {}, 8) == {}
 
 
+def test_fixed_sizes_stand_though_tasks_share_a_trial():
+    """Two tasks of one data set with sizes of their own: what they share joins their groups."""
+    lineage = make_lineage(num_rounds=2)
+    graph = TrialGraph(lineage)
+    seconds = {lineage[0].key: {1: 9.0}, lineage[1].key: {4: 3.0}}
+    sizes = gang_sizes(graph, seconds, dict.fromkeys(graph, 0), 8)
+    assert [sizes[trial.key] for trial in lineage] == [1, 4]
+
+
 @given(
     parents=dags(max_size=8),
     times=st.lists(st.tuples(st.floats(0.1, 100), SECONDS), min_size=8, max_size=8),
