@@ -1,7 +1,7 @@
 """Modelled seconds of one optimizer step on a gang: arithmetic, memory traffic, exchange.
 
 Of all constants only the CPU's first two were measured; the rest are published peaks and counts of
-what `workers/survivors.py` reads and writes. What was measured once is always preferred.
+what `workers/exchange.py` and `workers/tracked.py` read and write. Plans prefer what was measured.
 """
 
 from __future__ import annotations
@@ -56,16 +56,18 @@ def modelled_s(work: StepWork, compute: Compute) -> float:
     """
     ranks, weights = compute.num_ranks, work.num_moving
     num_exchanged = 2 * (ranks - 1) / ranks * weights * BYTES[work.dtype]
-    calls_s = (2 * ranks + 1) * COLLECTIVE_S if ranks > 1 else 0.0
+    calls_s = (ranks + 2) * COLLECTIVE_S if ranks > 1 else 0.0  # gradients, norms, a broadcast each
     if not compute.num_gpus_per_rank:
         rate = CPU_THREAD_FLOP_PER_S[work.dtype] * compute.num_threads
         share = CPU_OWN_SHARE + (1 - CPU_OWN_SHARE) / ranks
         update_s = share * CPU_UPDATE_S_PER_WEIGHT * weights
         return work.flop / rate / ranks + update_s + num_exchanged / CPU_EXCHANGE_BYTES_PER_S
     rate = GPU_FLOP_PER_S[work.dtype] * compute.num_gpus_per_rank
-    rounding = ROUNDING_BYTES if work.dtype == "bf16" else 0
-    num_bytes = (UPDATE_BYTES + rounding) / ranks * weights + INDEX_BYTES * work.num_survivors
-    # Gradients are copied to where they travel from, or survivors gathered; weights come back.
-    num_bytes += 4 * BYTES[work.dtype] * (weights if ranks > 1 else work.num_survivors)
+    rounding, each = (ROUNDING_BYTES if work.dtype == "bf16" else 0), BYTES[work.dtype]
+    num_bytes = (UPDATE_BYTES + rounding) / ranks * weights
+    if ranks > 1:  # gradients into a buffer, their sum, and weights from a buffer; survivors taken
+        num_bytes += 5 * each * weights + (INDEX_BYTES + 2 * each) * work.num_survivors
+    else:  # survivors taken and put
+        num_bytes += (INDEX_BYTES + 4 * each) * work.num_survivors
     moved_s = num_bytes / (GPU_BYTES_PER_S * compute.num_gpus_per_rank)
     return work.flop / rate / ranks + moved_s + num_exchanged / GPU_EXCHANGE_BYTES_PER_S + calls_s
