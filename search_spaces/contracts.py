@@ -72,6 +72,11 @@ class NumericsClass(Frozen):
     micro_batch_size: int
     num_threads: int
     versions: dict[str, str] = Field(description="Of torch, transformers and deepspeed.")
+    exchange: str = Field(
+        default="",
+        description="How the ranks of a gang share gradients and weights; '' for one rank and for "
+        "results of before.",
+    )
 
     def difference(self, other: NumericsClass) -> str:
         """Return in what another class differs, for people; "" where it is the same."""

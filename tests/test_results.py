@@ -24,6 +24,7 @@ from orchestrator.rules import judge
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
 from orchestrator.verdicts import beats
+from search_spaces.contracts import NumericsClass
 from search_spaces.trial import TRAINING_CODE_VERSION, Trial
 from tests.search_spaces.makers import data_folder
 
@@ -163,7 +164,8 @@ def test_the_beginning_of_a_lineage_comes_out_again(
     is_same_trainer = RECORD["code_version"] == TRAINING_CODE_VERSION
     result, scores = store.read(dense.key), recorded[dense.key]["scores"]
     assert result is not None
-    if is_same_cpu and is_same_trainer and result.numerics.model_dump_json() in RECORD["numerics"]:
+    classes = [NumericsClass.model_validate_json(text) for text in RECORD["numerics"]]
+    if is_same_cpu and is_same_trainer and result.numerics in classes:
         made = {one.mask.sha256 for one in result.masks.values()}
         assert recorded[ticket.key]["mask_sha256"] in made
         assert {name: split.metrics for name, split in result.scores.items()} == scores

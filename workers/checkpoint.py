@@ -18,7 +18,6 @@ from search_spaces.places import masked
 from search_spaces.resuming import CheckpointsSpec
 from workers import notice
 from workers.checkpoint_file import (
-    STATE,
     Manifest,
     Piece,
     UnusableError,
@@ -26,6 +25,7 @@ from workers.checkpoint_file import (
     delete_uncounted,
     digest_of,
     folder_name,
+    names_of,
     tensor_pieces,
     write_file,
     write_manifest,
@@ -199,17 +199,18 @@ class Checkpoints:
         return problem
 
     def _write_parts(self, folder: str, so_far: SoFar) -> list[ArtifactInfo]:
-        """Write what is this rank's to write, and return all that it holds, the state first."""
-        state = self._told(tensor_pieces(self._engine.optimizer.state_tensors()))
-        is_first, name = self._shard.rank == 0, f"rank-{self._shard.rank}"
-        common = write_file(folder, STATE, state) if is_first else digest_of(STATE, state)
-        arrays = tensor_pieces(random_tensors(self._engine.device))
-        rest = self._state(so_far).model_dump_json().encode()
-        return [
-            common,
-            write_file(folder, f"{name}.safetensors", arrays),
-            write_file(folder, f"{name}.json", [rest]),
-        ]
+        """Write this rank's files and return them, after what is only compared with other ranks."""
+        optimizer, names = self._engine.optimizer, names_of(self._shard.rank)
+        common: Iterable[Piece] = []
+        if self._shard.num_ranks > 1:
+            common = self._told(tensor_pieces(optimizer.common_tensors()))
+        parts = (
+            self._told(tensor_pieces(optimizer.state_tensors())),
+            tensor_pieces(random_tensors(self._engine.device)),
+            [self._state(so_far).model_dump_json().encode()],
+        )
+        written = [write_file(folder, *part) for part in zip(names, parts, strict=True)]
+        return [digest_of("common", common), *written]
 
     def _told(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """Yield pieces and tell of each: a slow place is no training that hangs."""
@@ -232,12 +233,11 @@ class Checkpoints:
         )
 
     def _named(self, of_ranks: list[list[tuple[int, str]]]) -> tuple[ArtifactInfo, ...]:
-        """Return the files of all ranks, the common one once."""
-        found = [(STATE, of_ranks[0][0])]
-        for rank, (_, arrays, rest) in enumerate(of_ranks):
-            found += [(f"rank-{rank}.safetensors", arrays), (f"rank-{rank}.json", rest)]
+        """Return the files of all ranks."""
         return tuple(
-            ArtifactInfo(name=name, num_bytes=size, sha256=sha256) for name, (size, sha256) in found
+            ArtifactInfo(name=name, num_bytes=size, sha256=sha256)
+            for rank, (_, *files) in enumerate(of_ranks)
+            for name, (size, sha256) in zip(names_of(rank), files, strict=True)
         )
 
     def _publish(self, step: int, files: tuple[ArtifactInfo, ...]) -> str:
@@ -270,7 +270,7 @@ def _preempted(step: int, what: str) -> TrialFailure:
 
 def _drifted(step: int, rank: int) -> TrialFailure:
     message = (
-        f"After step {step} rank {rank} has not the weights and moments of rank 0: the ranks do "
-        "not train the same model. Please report it, with the versions of torch and deepspeed."
+        f"After step {step} rank {rank} has not the weights of rank 0: the ranks do not train the "
+        "same model. Please report it, with the versions of torch and deepspeed."
     )
     return TrialFailure(FailureClass.ERROR, message)

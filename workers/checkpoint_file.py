@@ -3,7 +3,7 @@
 Layout below the folder that all attempts of a trial share::
 
     MANIFEST.json                           names the newest whole checkpoint; written last
-    <attempt>-<step>/state.safetensors      masters and moments, equal on all ranks
+    <attempt>-<step>/state-<r>.safetensors  masters and moments of what one rank owns
     <attempt>-<step>/rank-<r>.safetensors   random states of one rank
     <attempt>-<step>/rank-<r>.json          the rest of one rank
 """
@@ -28,10 +28,15 @@ from search_spaces.contracts import ArtifactInfo, NumericsClass, below
 from search_spaces.outages import patiently
 from search_spaces.places import masked
 
-SCHEMA = 2
-MANIFEST, STATE = "MANIFEST.json", "state.safetensors"
+SCHEMA = 3
+MANIFEST = "MANIFEST.json"
 Piece: TypeAlias = bytes | memoryview
-_TYPES = {torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8"}  # safetensors' names
+_TYPES = {  # safetensors' names
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.uint8: "U8",
+}
 _DTYPES = {name: dtype for dtype, name in _TYPES.items()}
 
 
@@ -86,11 +91,16 @@ def folder_name(attempt: str, step: int) -> str:
     return f"{attempt}-{step:08d}"
 
 
+def names_of(rank: int) -> tuple[str, str, str]:
+    """Return the names of a rank's files: state, random states, the rest."""
+    return f"state-{rank}.safetensors", f"rank-{rank}.safetensors", f"rank-{rank}.json"
+
+
 def tensor_pieces(tensors: Mapping[str, torch.Tensor]) -> Iterator[Piece]:
     """Yield a safetensors file of tensors, one at a time: none is copied but from a GPU.
 
     Args:
-        tensors: fp32, int64 or uint8.
+        tensors: fp32, bf16, int64 or uint8.
     """
     header, end = {}, 0
     for name, tensor in tensors.items():

@@ -9,6 +9,7 @@ import torch
 from search_spaces.contracts import ArtifactInfo
 
 _WORDS = 9  # of a file: its bytes, and eight words of its sha256
+_FILES = 4  # of a rank, one of which is never written: what must be equal on all ranks
 
 
 def at_most(values: Sequence[int], num_ranks: int, device: torch.device) -> list[int]:
@@ -23,14 +24,14 @@ def at_most(values: Sequence[int], num_ranks: int, device: torch.device) -> list
 def gathered(
     files: Sequence[ArtifactInfo], num_ranks: int, device: torch.device
 ) -> list[list[tuple[int, str]]] | None:
-    """Return bytes and sha256 of each rank's three files; None where a rank has none.
+    """Return bytes and sha256 of each rank's four files; None where a rank has none.
 
     Args:
-        files: This rank's three; none at all if it could not write them.
+        files: This rank's four; none at all if it could not write them.
         num_ranks: Of the trial.
         device: Where the ranks exchange tensors.
     """
-    words = [word for file in files for word in _words(file)] or [-1] * 3 * _WORDS
+    words = [word for file in files for word in _words(file)] or [-1] * _FILES * _WORDS
     own = torch.tensor(words, dtype=torch.int64, device=device)
     parts = [own]
     if num_ranks > 1:
@@ -40,7 +41,8 @@ def gathered(
     if any(one[0] < 0 for one in told):
         return None
     return [
-        [_file(words[at : at + _WORDS]) for at in range(0, 3 * _WORDS, _WORDS)] for words in told
+        [_file(words[at : at + _WORDS]) for at in range(0, _FILES * _WORDS, _WORDS)]
+        for words in told
     ]
 
 

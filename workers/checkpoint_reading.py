@@ -12,9 +12,9 @@ from search_spaces.contracts import ArtifactInfo, ArtifactRef, NumericsClass, Tr
 from search_spaces.trial import weights_artifact
 from workers.artifacts import read_artifact, write_artifact
 from workers.checkpoint_file import (
-    STATE,
     Manifest,
     UnusableError,
+    names_of,
     read_file,
     read_manifest,
     tensors_of,
@@ -32,7 +32,7 @@ class Found:
     Attributes:
         rank: Its own state.
         random: Arrays of its random states.
-        state: Of the optimizer.
+        state: Of the optimizer, of what this rank owns.
         kept: Weights kept on the way, now in this attempt's folder; of rank 0 alone.
     """
 
@@ -65,7 +65,7 @@ def find_checkpoint(
         request: The attempt that would go on from it.
         numerics: Its class.
         rank: Rank 0 also brings kept weights into the attempt's folder.
-        like: The optimizer's state before the first step: its names, shapes and types.
+        like: This rank's optimizer state before the first step: its names, shapes and types.
 
     Raises:
         UnusableError: It does not count; the message says which and why.
@@ -96,10 +96,11 @@ def _check(manifest: Manifest, request: TrialRequest, numerics: NumericsClass) -
 
 def _read(manifest: Manifest, request: TrialRequest, rank: int, like: Tensors) -> Found:
     assert request.checkpoints is not None
-    folder, name = below(request.checkpoints.uri, manifest.folder), f"rank-{rank}"
-    text = read_file(folder, manifest.file(f"{name}.json"))
-    random = tensors_of(read_file(folder, manifest.file(f"{name}.safetensors")))
-    state = tensors_of(read_file(folder, manifest.file(STATE)))
+    folder, names = below(request.checkpoints.uri, manifest.folder), names_of(rank)
+    state_file, random_file, rest_file = (manifest.file(name) for name in names)
+    text = read_file(folder, rest_file)
+    random = tensors_of(read_file(folder, random_file))
+    state = tensors_of(read_file(folder, state_file))
     if _forms(state) != _forms(like):  # copying would spread a smaller tensor over a larger one
         raise UnusableError("its state is not of this model and mask")
     try:

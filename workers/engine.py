@@ -47,8 +47,8 @@ class Engine:
     """DeepSpeed's engine around a classifier, with the weights of one trial at a time.
 
     DeepSpeed runs backward and the step, at stage 0: the optimizer's state covers survivors only
-    and every rank holds it (docs/decisions/0005). Nothing of a trial is left after ``rewind``:
-    weights, masters, moments, step, schedule, masks, dropout.
+    and ranks share out its update (docs/decisions/0005, 0016). Nothing of a trial is left after
+    ``rewind``: weights, masters, moments, step, schedule, masks, dropout.
 
     Args:
         request: Whose model, head shape, dtype, layout and ranks it serves.
@@ -207,7 +207,10 @@ class Engine:
         self._deepspeed.step()
 
     def masters(self, parameters: Mapping[str, nn.Parameter]) -> ParameterArrays:
-        """Return fp32 masters by name, the removed ones +0.0; valid until the next step."""
+        """Return fp32 masters by name, the removed ones +0.0; valid until the next step.
+
+        In a gang all ranks must call the optimizer's ``share_masters`` first.
+        """
         return ParameterArrays(parameters, self.optimizer.master)
 
     def ranked(self) -> Mapping[str, npt.NDArray[np.float32]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -11,8 +12,23 @@ from torch import nn
 Tensors: TypeAlias = Mapping[nn.Parameter, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Moments:
+    """What AdamW keeps of a parameter beside its masters, on the rank that updates it.
+
+    Attributes:
+        exp_avg: First moments, in the master's shape.
+        exp_avg_sq: Second moments, likewise.
+        num_steps: Updates taken, a scalar tensor.
+    """
+
+    exp_avg: torch.Tensor
+    exp_avg_sq: torch.Tensor
+    num_steps: torch.Tensor
+
+
 class Tracked:
-    """One parameter's weights that can move, with their fp32 masters and moments.
+    """One parameter's weights that can move, with their fp32 masters.
 
     Args:
         parameter: What the model computes with, fp32 or bf16; set to ``values``.
@@ -20,18 +36,17 @@ class Tracked:
 
     Attributes:
         master: fp32 masters; the parameter itself where it is fp32 and all of it can move.
-        exp_avg: First moments, in the master's shape.
-        exp_avg_sq: Second moments, likewise.
-        num_steps: Updates taken, a scalar tensor.
     """
 
     def __init__(self, parameter: nn.Parameter, values: torch.Tensor) -> None:
         self.parameter = parameter
         self.master = self._first_master(values)
-        self.exp_avg = torch.zeros_like(self.master)
-        self.exp_avg_sq = torch.zeros_like(self.master)
-        self.num_steps = torch.zeros((), device=self.master.device)
         self._sum: torch.Tensor | None = None
+
+    def first_moments(self) -> Moments:
+        """Return the moments before the first step."""
+        zeros = torch.zeros((), device=self.master.device)
+        return Moments(torch.zeros_like(self.master), torch.zeros_like(self.master), zeros)
 
     def collect(self) -> None:
         """Add the parameter's gradient to what the step will see, and free it."""
@@ -53,14 +68,27 @@ class Tracked:
         return gradient
 
     def write(self) -> None:
-        """Give the masters' values to the model; nothing to do where they are the model's."""
+        """Give the masters' values to the model."""
+        self._put(self.master)
+
+    def receive(self, values: torch.Tensor) -> None:
+        """Take the model's new values, in the master's shape and the model's dtype.
+
+        Masters of a bf16 model stay behind: what was rounded is not known here.
+        """
+        if self.is_exact:
+            self.master.copy_(values)
+        self._put(values)
+
+    def _put(self, values: torch.Tensor) -> None:
+        """Give values to the model; nothing to do where the masters are the model's."""
 
     def whole_master(self) -> torch.Tensor:
         """Return the parameter's fp32 masters; the removed ones are +0.0."""
         return self.master
 
     @property
-    def _is_exact(self) -> bool:
+    def is_exact(self) -> bool:
         """Whether the model is in fp32 and so, as every step ends with ``write``, the masters."""
         return self.parameter.dtype == torch.float32
 
@@ -75,9 +103,9 @@ class Rounded(Tracked):
     def _select(self, gradient: torch.Tensor) -> torch.Tensor:
         return gradient.float()
 
-    def write(self) -> None:
-        """Round the masters."""
-        self.parameter.copy_(self.master)
+    def _put(self, values: torch.Tensor) -> None:
+        """Round them."""
+        self.parameter.copy_(values)
 
 
 class Survivors(Tracked):
@@ -101,14 +129,13 @@ class Survivors(Tracked):
     def _select(self, gradient: torch.Tensor) -> torch.Tensor:
         return gradient.flatten().index_select(0, self._places).float()
 
-    def write(self) -> None:
+    def _put(self, values: torch.Tensor) -> None:
         """Put the survivors into their places; no other weight is touched."""
-        values = self.master.to(self.parameter.dtype)
-        self.parameter.view(-1).scatter_(0, self._places, values)
+        self.parameter.view(-1).scatter_(0, self._places, values.to(self.parameter.dtype))
 
     def whole_master(self) -> torch.Tensor:
         """Return the whole matrix."""
-        if self._is_exact:
+        if self.is_exact:
             return self.parameter.detach()
         whole = torch.zeros(self.parameter.numel(), device=self.master.device)
         return whole.scatter_(0, self._places, self.master).view_as(self.parameter)
@@ -140,13 +167,13 @@ class UsedRows(Tracked):
         part = torch.zeros_like(self.master)
         return part.index_add_(0, places, gradient._values().float())
 
-    def write(self) -> None:
+    def _put(self, values: torch.Tensor) -> None:
         """Put the rows into their places; no other row is touched."""
-        self.parameter.index_copy_(0, self._rows, self.master.to(self.parameter.dtype))
+        self.parameter.index_copy_(0, self._rows, values.to(self.parameter.dtype))
 
     def whole_master(self) -> torch.Tensor:
         """Return the whole embedding; unused rows are as they began."""
-        if self._is_exact:
+        if self.is_exact:
             return self.parameter.detach()
         return self._values.index_copy(0, self._rows, self.master)
 

@@ -144,6 +144,7 @@ def run_trial(
         checkpoints.at_boundary,
         alive,
     )
+    engine.optimizer.share_masters()
     clock.add("train", checkpoints.seconds_before)
 
     clock.phase("evaluate")
@@ -237,7 +238,10 @@ def keep_weights(
     step: int,
 ) -> None:
     """Write the whole model after a step that another trial starts from; only rank 0 does."""
-    if step not in request.outputs.weights or shard.rank != 0:
+    if step not in request.outputs.weights:
+        return
+    engine.optimizer.share_masters()  # by all ranks
+    if shard.rank != 0:
         return
     masters = KeptWeights(engine.masters(engine.backbone), engine.masters(engine.head))
     name, data = weights_artifact(step), masters.to_bytes()
@@ -277,4 +281,5 @@ def numerics_of(request: TrialRequest, shard: Shard, device: torch.device) -> Nu
         micro_batch_size=shard.micro_batch_size,
         num_threads=torch.get_num_threads(),
         versions={n: library_version(n) for n in ("torch", "transformers", "deepspeed")},
+        exchange=f"{request.spec.recipe.dtype} to owners" if shard.num_ranks > 1 else "",
     )

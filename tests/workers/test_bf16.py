@@ -11,10 +11,15 @@ from search_spaces.checkpoint import iter_parameters
 from search_spaces.contracts import Compute, TrialRequest, TrialResult
 from search_spaces.models import ModelFacts
 from search_spaces.resolve import TaskFacts
-from search_spaces.trial import Outputs, PruneOutput, RandomMask
+from search_spaces.resuming import CheckpointsSpec
+from search_spaces.trial import Outputs, PruneOutput, RandomMask, weights_artifact
+from tests.workers.interrupted import checkpoint_of, with_checkpoints
 from tests.workers.requests import request
-from tests.workers.running import ProcessGang, losses_of, run_here
-from workers.pruners import theta0_magnitude
+from tests.workers.running import ProcessGang, artifact_ref, losses_of, run_here
+from workers.checkpoint_file import names_of, tensors_of
+from workers.kept_weights import KeptWeights
+from workers.mask import Mask
+from workers.pruners import global_magnitude, theta0_magnitude
 
 K = 1000
 NEAR = 5e-3  # losses; bf16 keeps 8 bits, and the largest difference seen here is 2e-4
@@ -82,3 +87,37 @@ def test_the_ranking_reads_the_fp32_masters(
     assert (found.sha256, found.num_ties) == (expected.mask.sha256, expected.num_ties)
     assert ranked_in_bf16.num_ties > 10 * expected.num_ties  # why it matters
     assert ranked_in_bf16.mask.sha256 != found.sha256
+
+
+def test_what_two_ranks_keep_is_what_the_owners_hold(
+    root: Path, toy: tuple[ModelFacts, TaskFacts], gang: ProcessGang
+) -> None:
+    """Kept weights are the fp32 masters of both ranks, and masks are made from these."""
+    model, _ = toy
+    wanted = request(
+        root,
+        *toy,
+        outputs=Outputs(prunes=(OUTPUT,), weights=(1, 8)),
+        compute=Compute(num_ranks=2),
+        attempt="a004-00000005",
+        warmup_steps=0,
+        dtype="bf16",
+    )
+    rules = CheckpointsSpec(when="always", every_s=1e-9)  # one is written after the first step
+    wanted = with_checkpoints(wanted, rules)
+    result = gang.run(wanted)[0]
+    assert result.numerics.exchange == "bf16 to owners"
+    folder = checkpoint_of(wanted)
+    states = [tensors_of(bytearray((folder / names_of(rank)[0]).read_bytes())) for rank in (0, 1)]
+    assert states[0].keys() & states[1].keys() == {"num_skipped"}
+    owned = {**states[0], **states[1]}
+    first, last = (
+        KeptWeights.read(artifact_ref(wanted, result, weights_artifact(step))) for step in (1, 8)
+    )
+    for name, values in (first.backbone | first.head).items():
+        (held,) = (t for n, t in owned.items() if n.startswith("master/") and n.endswith(name))
+        assert held.numpy().tobytes() == values.tobytes(), name
+    matrix = torch.from_numpy(first.backbone["encoder.layer.0.output.dense.weight"])
+    assert not torch.equal(matrix, matrix.bfloat16().float())
+    mask = global_magnitude(last.backbone, Mask.ones(model.prunable), OUTPUT.num_removed).mask
+    assert mask.info().sha256 == result.masks[OUTPUT.artifact].mask.sha256

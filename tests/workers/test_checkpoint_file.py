@@ -53,7 +53,9 @@ def manifest(step: int = 7) -> Manifest:
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=5),
-        st.tuples(st.sampled_from([torch.float32, torch.int64, torch.uint8]), shapes),
+        st.tuples(
+            st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.uint8]), shapes
+        ),
         max_size=5,
     )
 )
@@ -174,7 +176,7 @@ def test_random_states_go_on_where_they_were() -> None:
 
 
 def test_one_rank_agrees_with_itself() -> None:
-    files = [digest_of(name, [name.encode()]) for name in ("state", "arrays", "rest")]
+    files = [digest_of(name, [name.encode()]) for name in ("common", "state", "arrays", "rest")]
     told = gathered(files, 1, CPU)
     assert told == [[(info.num_bytes, info.sha256) for info in files]]
     assert gathered([], 1, CPU) is None

@@ -36,7 +36,7 @@ from workers.survivors import SurvivorAdamW
 
 Toy = tuple[ModelFacts, TaskFacts]
 EACH_STEP = CheckpointsSpec(when="always", every_s=1e-9)
-FILES = (MANIFEST, "state.safetensors", "rank-0.safetensors", "rank-0.json")
+FILES = (MANIFEST, "state-0.safetensors", "rank-0.safetensors", "rank-0.json")
 
 
 @dataclass(frozen=True)

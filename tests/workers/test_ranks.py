@@ -98,6 +98,7 @@ def test_two_ranks_train_as_one(
         )
 
     expected, results = run_here(wanted(Compute())), gang.run(wanted(TWO_RANKS))
+    assert expected.numerics.exchange == ""
     ignored = OF_RANK_0 | OF_PROCESS
     assert results[0].model_dump(exclude=ignored) == results[1].model_dump(exclude=ignored)
     for result in results:
@@ -108,6 +109,7 @@ def test_two_ranks_train_as_one(
         assert result.proof.num_masked_zero_in_model == K
         assert result.proof.num_masked_zero_in_masters == K
         assert result.numerics.num_ranks == 2
+        assert result.numerics.exchange == "fp32 to owners"
 
 
 def meet_late(env: RankEnv, pipe: Connection, gate: Barrier) -> None:

@@ -63,8 +63,10 @@ def starting(toy: Toy) -> dict[nn.Parameter, torch.Tensor]:
     return {parameter: parameter.detach().float().clone() for parameter in toy.parameters()}
 
 
-def begin(toy: Toy, wanted: Recipe, removed: torch.Tensor, rows: Tensors) -> SurvivorAdamW:
-    optimizer = SurvivorAdamW(toy.named_parameters())
+def begin(
+    toy: Toy, wanted: Recipe, removed: torch.Tensor, rows: Tensors, num_ranks: int = 1
+) -> SurvivorAdamW:
+    optimizer = SurvivorAdamW(toy.named_parameters(), num_ranks)
     survivors = {toy.pruned.weight: (~removed).flatten().nonzero()[:, 0]}
     optimizer.begin(wanted, starting(toy), survivors, rows)
     return optimizer
