@@ -55,7 +55,9 @@ def modelled_s(work: StepWork, compute: Compute) -> float:
         compute: The gang; its ranks are on one node.
     """
     ranks, weights = compute.num_ranks, work.num_moving
-    num_exchanged = 2 * (ranks - 1) / ranks * weights * BYTES[work.dtype]
+    # Gradients go straight to their owners; weights come in one broadcast after the other.
+    share_sent = (ranks - 1) / ranks + 1 if ranks > 1 else 0.0
+    num_exchanged = share_sent * weights * BYTES[work.dtype]
     calls_s = (ranks + 2) * COLLECTIVE_S if ranks > 1 else 0.0  # gradients, norms, a broadcast each
     if not compute.num_gpus_per_rank:
         rate = CPU_THREAD_FLOP_PER_S[work.dtype] * compute.num_threads
@@ -63,11 +65,11 @@ def modelled_s(work: StepWork, compute: Compute) -> float:
         update_s = share * CPU_UPDATE_S_PER_WEIGHT * weights
         return work.flop / rate / ranks + update_s + num_exchanged / CPU_EXCHANGE_BYTES_PER_S
     rate = GPU_FLOP_PER_S[work.dtype] * compute.num_gpus_per_rank
-    rounding, each = (ROUNDING_BYTES if work.dtype == "bf16" else 0), BYTES[work.dtype]
-    num_bytes = (UPDATE_BYTES + rounding) / ranks * weights
-    if ranks > 1:  # gradients into a buffer, their sum, and weights from a buffer; survivors taken
-        num_bytes += 5 * each * weights + (INDEX_BYTES + 2 * each) * work.num_survivors
-    else:  # survivors taken and put
-        num_bytes += (INDEX_BYTES + 4 * each) * work.num_survivors
+    rounding = ROUNDING_BYTES if work.dtype == "bf16" else 0
+    num_bytes = (UPDATE_BYTES + rounding) / ranks * weights + INDEX_BYTES * work.num_survivors
+    if ranks > 1:  # gradients into a buffer, their sums, weights from a buffer
+        num_bytes += 5 * BYTES[work.dtype] * weights
+    else:  # survivors out of gradients and into weights
+        num_bytes += 4 * BYTES[work.dtype] * work.num_survivors
     moved_s = num_bytes / (GPU_BYTES_PER_S * compute.num_gpus_per_rank)
     return work.flop / rate / ranks + moved_s + num_exchanged / GPU_EXCHANGE_BYTES_PER_S + calls_s

@@ -157,6 +157,7 @@ class SurvivorAdamW(torch.optim.Optimizer):
 
     def collect(self) -> None:
         """Take the gradients of one micro-batch and free them."""
+        self._exchange.open()
         for tracked in self._tracked.values():
             tracked.collect()
 

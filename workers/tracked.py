@@ -36,11 +36,14 @@ class Tracked:
 
     Attributes:
         master: fp32 masters; the parameter itself where it is fp32 and all of it can move.
+        slot: Where a step's gradient shall travel from, in the master's shape and the parameter's
+            dtype; None: nowhere.
     """
 
     def __init__(self, parameter: nn.Parameter, values: torch.Tensor) -> None:
         self.parameter = parameter
         self.master = self._first_master(values)
+        self.slot: torch.Tensor | None = None
         self._sum: torch.Tensor | None = None
 
     def first_moments(self) -> Moments:
@@ -51,21 +54,30 @@ class Tracked:
     def collect(self) -> None:
         """Add the parameter's gradient to what the step will see, and free it."""
         gradient, self.parameter.grad = self.parameter.grad, None
-        if gradient is not None:
-            part = self._select(gradient)
-            self._sum = part if self._sum is None else self._sum.add_(part)
+        if gradient is None:
+            return
+        if self._sum is None:  # in the parameter's dtype: exact for one micro-batch alone
+            self._sum = self._select(gradient, self.slot)
+        else:
+            self._sum = self._sum.float().add_(self._select(gradient))
 
     def take_gradient(self) -> torch.Tensor | None:
-        """Return the collected gradient, in the master's shape, and forget it."""
+        """Return the collected gradient, in the master's shape, and forget it.
+
+        Where there is a slot it is there, rounded once; else it is fp32.
+        """
         gradient, self._sum = self._sum, None
-        return gradient
+        if gradient is None or self.slot is None:
+            return gradient if gradient is None else gradient.float()
+        return gradient if gradient is self.slot else self.slot.copy_(gradient)
 
     def _first_master(self, values: torch.Tensor) -> torch.Tensor:
         self.parameter.copy_(values)
         return self.parameter.detach()
 
-    def _select(self, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient
+    def _select(self, gradient: torch.Tensor, slot: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the part of a gradient that counts, in the slot where that saves a copy."""
+        return gradient if slot is None else slot.copy_(gradient)
 
     def write(self) -> None:
         """Give the masters' values to the model."""
@@ -100,9 +112,6 @@ class Rounded(Tracked):
         self.parameter.copy_(values)
         return values.clone()
 
-    def _select(self, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient.float()
-
     def _put(self, values: torch.Tensor) -> None:
         """Round them."""
         self.parameter.copy_(values)
@@ -126,8 +135,9 @@ class Survivors(Tracked):
     def _first_master(self, values: torch.Tensor) -> torch.Tensor:
         return values.flatten().index_select(0, self._places)
 
-    def _select(self, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient.flatten().index_select(0, self._places).float()
+    def _select(self, gradient: torch.Tensor, slot: torch.Tensor | None = None) -> torch.Tensor:
+        taken = torch.index_select(gradient.flatten(), 0, self._places, out=slot)
+        return taken if slot is None else slot
 
     def _put(self, values: torch.Tensor) -> None:
         """Put the survivors into their places; no other weight is touched."""
@@ -160,9 +170,10 @@ class UsedRows(Tracked):
         self.parameter.copy_(values)
         return values.index_select(0, self._rows)
 
-    def _select(self, gradient: torch.Tensor) -> torch.Tensor:
+    def _select(self, gradient: torch.Tensor, slot: torch.Tensor | None = None) -> torch.Tensor:
         if not gradient.is_sparse:
-            return gradient.index_select(0, self._rows).float()
+            taken = torch.index_select(gradient, 0, self._rows, out=slot)
+            return taken if slot is None else slot
         places = self._place_of_row[gradient._indices()[0]]  # -1, for another row, is refused
         part = torch.zeros_like(self.master)
         return part.index_add_(0, places, gradient._values().float())
