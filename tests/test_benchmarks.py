@@ -120,6 +120,8 @@ def test_simulated_makespans_stand_beside_their_bounds() -> None:
         assert 1 - 1e-9 <= own["over_bound"] <= 1.1 and theirs["over_bound"] >= 1 - 1e-9
     ((wide,), (narrow,)) = cases[-1].samples[OURS], cases[-1].samples[makespan.NARROW]
     assert wide["critical_path_s"] <= narrow["critical_path_s"]
+    ((each,),) = (cases[-1].samples[makespan.EACH],)
+    assert each["critical_path_s"] <= narrow["critical_path_s"]
 
 
 def test_all_schedulers_run_every_trial() -> None:
