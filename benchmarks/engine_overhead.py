@@ -77,7 +77,7 @@ def run(smoke: bool, quick: bool = False) -> Report:
             DENSE: "the same unpadded model in a plain loop without a mask: clip_grad_norm_, "
             "AdamW(fused=True). On two ranks DistributedDataParallel",
             OURS: "finetune of `workers/finetune.py` on the engine of `workers/engine.py`; on two "
-            "ranks the optimizer sums the gradients of survivors",
+            "ranks each updates the tensors that it owns",
         },
         settings={
             "engine": "ours: DeepSpeed; peers: PyTorch",

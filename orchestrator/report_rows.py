@@ -66,12 +66,21 @@ TRIAL_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     "num_ranks": (pa.int64(), "numerics: processes"),
     "micro_batch_size": (pa.int64(), "numerics: examples at once on a rank"),
     "num_threads": (pa.int64(), "numerics: CPU threads of a rank"),
+    "exchange": (pa.string(), "numerics: how ranks share gradients; empty for one rank"),
     "versions": (pa.string(), "numerics: of the libraries, as JSON"),
     "mask_sha256": (pa.string(), "of the mask that it was trained under"),
     "num_collapsed": (pa.int64(), "matrices left with under 1% of their weights"),
 }
 _METRICS, _SECONDS = "metric_*", "seconds_*"
-_NUMERICS = ("device", "dtype", "layout", "num_ranks", "micro_batch_size", "num_threads")
+_NUMERICS = (
+    "device",
+    "dtype",
+    "layout",
+    "num_ranks",
+    "micro_batch_size",
+    "num_threads",
+    "exchange",
+)
 _COUNTED = ("metric", "num_steps", "num_train_tokens", "num_truncated", "peak_memory_gib")
 _COPIED = (*_COUNTED, "attempt", "resumed_at_step", "host", "started_at")
 

@@ -109,7 +109,7 @@ def test_every_trial_has_its_rows(tmp_path: Path) -> None:
     assert (final["model"], final["task"], final["method"]) == ("tiny", "toy", "imp")
     assert (final["sparsity"], final["num_removed"], final["num_prunable"]) == (0.1, 100, 1000)
     assert (final["seed"], final["search_seed"], final["source_task"]) == (1, 1, None)
-    assert (final["device"], final["num_threads"]) == ("cpu", 1)
+    assert (final["device"], final["num_threads"], final["exchange"]) == ("cpu", 1, "")
     assert trial_table(trials[:1], {}, {}).to_pylist()[0]["state"] == "not run"
 
 
