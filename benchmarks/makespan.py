@@ -13,6 +13,7 @@ from orchestrator.graph import TrialGraph
 from orchestrator.simulate import simulate
 from orchestrator.simulated_figures import Figures, critical_path, figures_of
 from orchestrator.simulated_nodes import Host
+from search_spaces.contracts import Compute
 
 FIFO = "first in, first out"
 NARROW = "one GPU a trial"
@@ -141,6 +142,13 @@ def _walls(
     num_gpus: int,
 ) -> dict[str, float]:
     seconds = {key: choices[key][size] for key, size in sizes.items()}
-    schedule = simulate(graph, seconds, hosts_for(num_gpus), widths=sizes)
+    gangs = {size: Compute(num_ranks=size, num_gpus_per_rank=1) for size in GANG_SIZES}
+    schedule = simulate(
+        graph,
+        seconds,
+        hosts_for(num_gpus),
+        widths=sizes,
+        compute_for=lambda trial: gangs[sizes[trial.key]],
+    )
     path_s, _ = critical_path(graph, seconds)
     return {"critical_path_s": path_s, "makespan_s": schedule.wall_s}

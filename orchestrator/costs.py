@@ -68,8 +68,15 @@ def trial_flops(spec: TrialSpec) -> float:
 
 
 def trial_length(spec: TrialSpec, compute: Compute) -> float:
-    """Return the FLOP of each device of a trial's gang: what lasts longer has more."""
-    return trial_flops(spec) / num_devices(compute)
+    """Return the FLOP of each device of a trial's gang: what lasts longer has more.
+
+    A gang counts for as many devices of one rank as, by the model, it is quicker than one rank.
+    """
+    if compute.num_ranks == 1:
+        return trial_flops(spec) / num_devices(compute)
+    alone = compute.model_copy(update={"num_ranks": 1})
+    share = modelled_step_s(spec, compute) / modelled_step_s(spec, alone)
+    return trial_flops(spec) / num_devices(alone) * share
 
 
 def modelled_step_s(spec: TrialSpec, compute: Compute) -> float:

@@ -3,7 +3,7 @@
 A search is a chain of rounds, and on a large cluster the longest chain lasts longer than all work
 spread over it. Larger gangs shorten a chain, at more device-hours: so they go to the trials of the
 longest chain, and only until the work bounds the run. What is compared shares a size, and so do
-the rounds of a lineage: sizes never mix numerics classes (method rules 22, 23).
+the rounds of a lineage: sizes of one run do not mix numerics classes (method rules 22, 23).
 
 The choice depends on the sweep, the cost model and the size of the cluster alone, neither on what
 has been measured nor on what is done: the same sweep on the same cluster gets the same gangs.
@@ -36,7 +36,7 @@ class Room:
 
     Attributes:
         num_ranks: Ranks on all nodes together.
-        most: Ranks on the largest node: a chosen gang does not span nodes.
+        most: Ranks on the largest node, where a chosen gang has room.
     """
 
     num_ranks: int
@@ -47,7 +47,7 @@ def room_of(spec: SweepSpec, nodes: Sequence[NodeResources] = (), grows: bool = 
     """Return how many ranks a sweep may use.
 
     Where no cluster is known, or it grows, that is ``max_gpus``, else as many trials at once as
-    it wants, but at least one gang of ``max_ranks``.
+    it wants, but at least one gang of ``max_ranks``. Only tasks that leave their size open count.
 
     Args:
         spec: The sweep.
@@ -55,8 +55,9 @@ def room_of(spec: SweepSpec, nodes: Sequence[NodeResources] = (), grows: bool = 
         grows: Whether an autoscaler may add nodes.
     """
     given = spec.resources
-    shapes = Shapes.of(spec).distinct
-    on_nodes = [min(node.num_ranks(_wide(shape, 1)) for shape in shapes) for node in nodes]
+    by_task = Shapes.of(spec).by_task
+    shapes = [by_task[task.name] for task in spec.tasks if spec.resources_of(task).ranks == "auto"]
+    on_nodes = [min((node.num_ranks(one) for one in shapes), default=0) for node in nodes]
     found, most = sum(on_nodes), max(on_nodes, default=0)
     limit = math.inf
     if given.max_gpus is not None:
@@ -64,8 +65,8 @@ def room_of(spec: SweepSpec, nodes: Sequence[NodeResources] = (), grows: bool = 
     if grows or not nodes:
         wanted = given.gangs if isinstance(given.gangs, int) else 0
         found = max(found, wanted, given.max_ranks) if limit == math.inf else int(limit)
-        most = max(most, given.max_ranks)
-    return Room(int(min(found, limit)), most)
+        most = most or given.max_ranks
+    return Room(max(1, int(min(found, limit))), most)  # the executor says where no gang fits
 
 
 def shapes_for(spec: SweepSpec, trials: Iterable[Trial], room: Room) -> Shapes:
@@ -120,7 +121,7 @@ def possible_sizes(batch_size: int, shape: Compute, max_ranks: int, room: Room) 
         batch_size: What the ranks share, evenly and in whole micro-batches.
         shape: The gang, of whatever size.
         max_ranks: Of a gang, as the sweep says.
-        room: The cluster; no gang is larger than a node.
+        room: The cluster; no gang needs more than one node.
     """
     if 0 < shape.num_gpus_per_rank < 1:
         return [1]
@@ -163,6 +164,7 @@ def gang_sizes(
 
     As long as the longest chain outlasts all work spread over all devices, one group with a trial
     on it gets the size that shortens the chain most for each second of a device that it costs.
+    Neither bound of the wall time, the chain and that work, ever passes the larger before.
 
     Args:
         graph: All trials.
@@ -193,6 +195,8 @@ def gang_sizes(
                     extra_s = sum(
                         size * seconds[key][size] - sizes[key] * now[key] for key in theirs
                     )
+                    if work_s + extra_s >= chain_s * num_devices:
+                        continue  # all work over all devices would last longer than the chain
                     worth = saved_s / extra_s if extra_s > 0 else math.inf
                     steps.append((worth, size, group, extra_s))
         if not steps:

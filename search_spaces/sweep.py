@@ -246,8 +246,8 @@ class SweepSpec(Frozen):
         given = [resources.of_task(task.resources) for task in tasks] if resources else []
         if retries.strict_numerics and any(one.ranks == "auto" for one in given):
             raise ValueError(
-                "strict_numerics is true, but resources.ranks is auto, which may be another number "
-                "on another cluster: write the number of ranks"
+                "strict_numerics is true, but ranks is auto in resources, which may be another "
+                "number on another cluster: write the number of ranks"
             )
         return retries
 

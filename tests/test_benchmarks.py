@@ -119,9 +119,8 @@ def test_simulated_makespans_stand_beside_their_bounds() -> None:
         ((own,), (theirs,)) = case.samples[OURS], case.samples[makespan.FIFO]
         assert 1 - 1e-9 <= own["over_bound"] <= 1.1 and theirs["over_bound"] >= 1 - 1e-9
     ((wide,), (narrow,)) = cases[-1].samples[OURS], cases[-1].samples[makespan.NARROW]
-    assert wide["critical_path_s"] <= narrow["critical_path_s"]
     ((each,),) = (cases[-1].samples[makespan.EACH],)
-    assert each["critical_path_s"] <= narrow["critical_path_s"]
+    assert max(wide["makespan_s"], each["makespan_s"]) <= narrow["makespan_s"] * 1.1
 
 
 def test_all_schedulers_run_every_trial() -> None:

@@ -59,6 +59,17 @@ def test_gangs_grow_on_the_critical_path_alone():
     assert gang_sizes(TrialGraph(), {}, {}, 8) == {}
 
 
+def test_a_large_group_grows_only_as_far_as_the_work_allows():
+    """One long trial among many of its group: what shortens it would cost more than it saves."""
+    trials = [make_trial(seed=seed) for seed in range(10)]
+    graph = TrialGraph(trials)
+    seconds = {key: {1: 10.0, 8: 9.0} for key in graph} | {trials[0].key: {1: 30.0, 8: 10.0}}
+    together = dict.fromkeys(graph, 0)
+    assert set(gang_sizes(graph, seconds, together, 12).values()) == {1}  # 727 s of work on 12
+    alone = {key: number for number, key in enumerate(graph)}
+    assert gang_sizes(graph, seconds, alone, 12)[trials[0].key] == 8
+
+
 def test_fixed_sizes_stand_though_tasks_share_a_trial():
     """Two tasks of one data set with sizes of their own: what they share joins their groups."""
     lineage = make_lineage(num_rounds=2)
@@ -85,7 +96,12 @@ def test_no_choice_is_worse_than_none(parents, times, group_of, num_devices):
     assert all(size in seconds[key] and size <= max(1, num_devices) for key, size in sizes.items())
     narrow = {key: seconds[key][1] for key in graph}
     chosen = {key: seconds[key][size] for key, size in sizes.items()}
-    assert critical_path(graph, chosen)[0] <= critical_path(graph, narrow)[0] * (1 + 1e-9)
+    works = [sum(narrow.values()), sum(sizes[key] * chosen[key] for key in graph)]
+    before, after = (
+        max(critical_path(graph, taken)[0], work / num_devices)
+        for taken, work in zip([narrow, chosen], works, strict=True)
+    )
+    assert after <= before * (1 + 1e-9)
 
 
 def test_what_is_compared_runs_alike():
@@ -142,12 +158,27 @@ def test_sizes_divide_the_batch_and_fit_a_node(batch_size, micro, most, room, si
         (GPUS | {"max_gpus": 64}, [], False, Room(64, 8)),
         (GPUS | {"gangs": 32}, [], False, Room(32, 8)),
         (GPUS | {"max_gpus": 64}, [NodeResources(16, 0)], True, Room(64, 8)),
+        (GPUS, [NodeResources(16, 4)] * 2, True, Room(8, 4)),
+        (GPUS, [NodeResources(16, 0)], False, Room(1, 0)),
         ({"ranks": "auto", "max_ranks": 2}, [], False, Room(2, 2)),
         ({"ranks": "auto"}, [NodeResources(2, 0)], False, Room(2, 2)),
     ],
 )
 def test_room_is_the_clusters_or_what_is_asked_for(resources, nodes, grows, room):
     assert room_of(sweep(resources=resources), nodes, grows) == room
+
+
+def test_only_tasks_that_leave_their_size_open_count():
+    """A task with many CPUs a rank and a size of its own makes no other gang smaller."""
+    task = MINIMAL["tasks"][0]
+    own = {**task, "name": "b", "resources": {"ranks": 1, "cpus_per_rank": 16}}
+    spec = sweep(tasks=[task, own], resources=GPUS)
+    assert room_of(spec, [NodeResources(32, 8)]) == Room(8, 8)
+
+
+def test_a_cluster_without_room_is_the_executors_to_refuse():
+    """Sizes are chosen before it is asked: one rank each, and no division by its GPUs."""
+    assert of_task(sweep(resources=GPUS), MINIMAL["tasks"][0]["name"], Room(1, 0)) == {1}
 
 
 def of_task(spec: SweepSpec, name: str, room: Room) -> set[int]:

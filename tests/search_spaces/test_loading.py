@@ -150,8 +150,8 @@ store: ${TICKETS_NO_SUCH}/runs
         ),
         (
             {"resources": {"ranks": "auto"}, "retries": {"strict_numerics": True}},
-            "retries: strict_numerics is true, but resources.ranks is auto, which may be another "
-            "number on another cluster: write the number of ranks.",
+            "retries: strict_numerics is true, but ranks is auto in resources, which may be "
+            "another number on another cluster: write the number of ranks.",
         ),
         ({"resources": {"max_ranks": 0}}, "resources.max_ranks: is 0, but must be >= 1."),
         (
