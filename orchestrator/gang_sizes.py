@@ -179,8 +179,9 @@ def gang_sizes(
     sizes = {key: min(common[groups[key]] or seconds[key]) for key in graph}
     now = {key: seconds[key][size] for key, size in sizes.items()}
     work_s = sum(sizes[key] * taken_s for key, taken_s in now.items())
+    order = graph.topological_order()
     while True:
-        chain_s, chain = critical_path(graph, now)
+        chain_s, chain = critical_path(graph, now, order)
         if chain_s <= work_s / num_devices:
             return sizes
         on_chain: dict[int, list[str]] = defaultdict(list)
@@ -197,6 +198,8 @@ def gang_sizes(
                     )
                     if work_s + extra_s >= chain_s * num_devices:
                         continue  # all work over all devices would last longer than the chain
+                    if any(seconds[key][size] > now[key] for key in theirs):
+                        continue  # one that is slower so may make another chain the longest
                     worth = saved_s / extra_s if extra_s > 0 else math.inf
                     steps.append((worth, size, group, extra_s))
         if not steps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -134,17 +134,23 @@ def figures_of(
     )
 
 
-def critical_path(graph: TrialGraph, seconds: Mapping[str, float]) -> tuple[float, tuple[str, ...]]:
+def critical_path(
+    graph: TrialGraph, seconds: Mapping[str, float], order: Iterable[str] | None = None
+) -> tuple[float, tuple[str, ...]]:
     """Return the length of the longest chain, and its trials from first to last.
 
     Args:
         graph: All trials.
         seconds: How long trials take; those that are absent take no time and are not in it.
+        order: All keys, parents first; None = it is found.
     """
     ends: dict[str, float] = {}
     before: dict[str, str | None] = {}
-    for key in graph.topological_order():
-        last = max(graph.parents(key), key=ends.__getitem__, default=None)
+    for key in graph.topological_order() if order is None else order:
+        parents = graph.parents(key)
+        last: str | None = parents[0] if parents else None
+        if len(parents) > 1:
+            last = max(parents, key=ends.__getitem__)
         before[key] = last
         ends[key] = seconds.get(key, 0.0) + (ends[last] if last else 0.0)
     at = max(ends, key=ends.__getitem__, default=None)
