@@ -55,5 +55,8 @@ class CtrlC:
         raise KeyboardInterrupt
 
     def _unraisable(self, dropped: sys.UnraisableHookArgs) -> None:
-        if dropped.exc_type is not KeyboardInterrupt:  # which check() raises again
+        value = dropped.exc_value
+        if isinstance(value, SystemExit) and value.code == signal.SIGTERM:
+            self._pressed = self._pressed or signal.SIGTERM  # by Ray's own handler, as it starts
+        elif dropped.exc_type is not KeyboardInterrupt:  # which check() raises again
             self._hook(dropped)

@@ -121,3 +121,20 @@ def test_sigterm_is_as_ctrl_c_and_one_more_breaks_nothing_off(world):
     assert outcome.cancelled and outcome.counts[TrialState.SUCCEEDED] == 2
     assert told.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == handler
+
+
+class Leaving:
+    """Its destructor meets SIGTERM where Ray's handler, which leaves, stands in for ours."""
+
+    def __del__(self):
+        sys.exit(signal.SIGTERM)
+
+
+def test_a_sigterm_that_python_drops_while_ray_starts_stops_the_sweep(capsys):
+    """Ray's handler raises SystemExit, which is lost in a destructor or while a lock is given up."""
+    with CtrlC() as ctrl_c:
+        Leaving()
+        with pytest.raises(KeyboardInterrupt):
+            ctrl_c.check()
+    assert ctrl_c.exit_code == 143
+    assert capsys.readouterr().err == ""
