@@ -131,7 +131,7 @@ class Leaving:
 
 
 def test_a_sigterm_that_python_drops_while_ray_starts_stops_the_sweep(capsys):
-    """Ray's handler raises SystemExit, which is lost in a destructor or while a lock is given up."""
+    """Ray's handler raises SystemExit, which is lost in a destructor or while a lock is freed."""
     with CtrlC() as ctrl_c:
         Leaving()
         with pytest.raises(KeyboardInterrupt):
