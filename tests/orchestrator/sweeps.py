@@ -28,6 +28,15 @@ _CODE = (
 )
 
 
+def tiny_inputs(root: Path) -> tuple[Path, str]:
+    """Write a tiny model and a task's files; return the model, and the task's source as YAML."""
+    model, data = make_model(root / "model"), make_task(root / "data", num_train=64)
+    return model, (
+        f"{{kind: files, train: {data}/train.jsonl, report: {data}/dev.jsonl, "
+        "text: text, label: label, problem: classification}"
+    )
+
+
 def start(*arguments: str, cwd: Path, cluster: str | None = None) -> subprocess.Popen[str]:
     """Start a command as the leader of its own process group, as a shell does.
 

@@ -35,9 +35,8 @@ from search_spaces.sweep import SweepSpec
 from search_spaces.trial import TrialSpec
 from tests.orchestrator.dags import dags
 from tests.orchestrator.factories import make_dag, make_lineage, make_trial
-from tests.orchestrator.sweeps import tickets
+from tests.orchestrator.sweeps import tickets, tiny_inputs
 from tests.search_spaces.makers import MINIMAL, sweep
-from tests.workers.requests import make_model, make_task
 
 SECONDS = st.dictionaries(st.sampled_from([2, 4, 8]), st.floats(0.1, 100), max_size=3)
 GPUS = {"gpus_per_rank": 1, "ranks": "auto"}
@@ -213,18 +212,14 @@ def test_a_task_says_for_itself_whether_its_size_is_open():
 
 @pytest.fixture(scope="module")
 def open_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One lineage of three rounds, then two tickets beside two dense trials: a long chain."""
+    """One lineage of two long rounds, and tickets and dense trials that take less: a long chain."""
     root = tmp_path_factory.mktemp("auto")
-    model, data = make_model(root / "model"), make_task(root / "data", num_train=64)
+    model, source = tiny_inputs(root)
     path = root / "sweep.yaml"
     path.write_text(f"""
 name: auto
 models: [{{name: tiny, source: {model}}}]
-tasks:
-  - name: toy
-    source: {{kind: files, train: {data}/train.jsonl, report: {data}/dev.jsonl, text: text,
-      label: label, problem: classification}}
-    max_length: 24
+tasks: [{{name: toy, source: {source}, max_length: 24}}]
 seeds: [1, 2]
 search_seed: 1
 schedule: {{kind: levels, levels: [0.3, 0.5]}}

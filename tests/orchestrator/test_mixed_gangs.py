@@ -12,19 +12,14 @@ from orchestrator.listeners import SilentListener
 from orchestrator.running import run_on_ray
 from orchestrator.store import Store
 from orchestrator.sweep_context import SweepContext
-from tests.orchestrator.sweeps import tickets
-from tests.workers.requests import make_model, make_task
+from tests.orchestrator.sweeps import tickets, tiny_inputs
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tasks of the same data, cut at different lengths: so they share no trial."""
     root = tmp_path_factory.mktemp("mixed")
-    model, data = make_model(root / "model"), make_task(root / "data", num_train=64)
-    source = (
-        f"{{kind: files, train: {data}/train.jsonl, report: {data}/dev.jsonl, "
-        "text: text, label: label, problem: classification}"
-    )
+    model, source = tiny_inputs(root)
     path = root / "sweep.yaml"
     path.write_text(f"""
 name: mixed
